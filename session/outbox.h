@@ -1,0 +1,58 @@
+#pragma once
+
+// The ordered, bounded queue of events towards one client. The session puts events in; the RPC's
+// reactor takes them out one by one and, after the last, ends the call with the final status.
+// Thread-safe; nothing blocks.
+
+#include <cstddef>
+#include <deque>
+#include <functional>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "engine/base/mutex.h"
+#include "session/types.h"
+
+namespace mayfly {
+
+class Outbox {
+ public:
+  // What the reader does next.
+  struct Item {
+    std::optional<SessionEvent> event;
+    // Set, with no event, once everything was taken and the session is over.
+    std::optional<absl::Status> final_status;
+  };
+
+  // `on_ready` is called, outside the lock and on whichever thread put the event, each time something
+  // can be taken and the reader had found nothing before.
+  Outbox(size_t capacity, std::function<void()> on_ready);
+
+  // Never refuses: the session asks `room` before it lets its row go on.
+  void Put(SessionEvent event);
+  // No event after this; the reader sees `status` once it has taken all. The first call wins.
+  void Finish(absl::Status status);
+  // The next event, the final status, or neither (then on_ready will be called).
+  Item Take();
+  // Drops what waits and every later event, and never calls on_ready again: the client is gone.
+  void Abandon();
+
+  // Events that may still be put before the client counts as slow; never negative.
+  size_t room() const;
+
+  // Called after a Take that brought room back from none, outside the lock. Set once, before use.
+  void OnRoom(std::function<void()> on_room);
+
+ private:
+  const size_t capacity_;
+  const std::function<void()> on_ready_;
+  std::function<void()> on_room_;
+
+  mutable Mutex mu_;
+  std::deque<SessionEvent> events_ ABSL_GUARDED_BY(mu_);
+  std::optional<absl::Status> final_status_ ABSL_GUARDED_BY(mu_);
+  bool reader_waits_ ABSL_GUARDED_BY(mu_) = true;
+  bool abandoned_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+}  // namespace mayfly
