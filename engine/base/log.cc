@@ -12,7 +12,7 @@
 namespace mayfly {
 namespace {
 
-std::string_view LevelName(LogLevel level) {
+absl::string_view LevelName(LogLevel level) {
   switch (level) {
     case LogLevel::kDebug: return "debug";
     case LogLevel::kInfo: return "info";
@@ -22,7 +22,7 @@ std::string_view LevelName(LogLevel level) {
   return "unknown";
 }
 
-std::string JsonString(std::string_view text) {
+std::string JsonString(absl::string_view text) {
   std::string quoted = "\"";
   for (const char c : text) {
     if (c == '"' || c == '\\') {
@@ -39,14 +39,14 @@ std::string JsonString(std::string_view text) {
 
 }  // namespace
 
-void Logger::Log(LogLevel level, std::string_view event, std::vector<LogField> fields) const {
+void Logger::Log(LogLevel level, absl::string_view event, std::vector<LogField> fields) const {
   if (level < level_) return;
   const std::string line =
       Format(level, event, fields, absl::ToDoubleSeconds(absl::Now() - absl::UnixEpoch())) + "\n";
   std::fwrite(line.data(), 1, line.size(), stderr);
 }
 
-std::string Logger::Format(LogLevel level, std::string_view event,
+std::string Logger::Format(LogLevel level, absl::string_view event,
                            const std::vector<LogField>& fields, double unix_seconds) const {
   const std::string time =
       absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::UnixEpoch() + absl::Seconds(unix_seconds),

@@ -4,12 +4,12 @@
 // newer than the abseil we build on.)
 
 #include <string>
-#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 
 namespace mayfly {
 
@@ -18,14 +18,14 @@ enum class LogFormat { kText, kJson };
 
 // A named value of an event. Numbers are written as JSON numbers.
 struct LogField {
-  LogField(std::string_view field, std::string_view text)
+  LogField(absl::string_view field, absl::string_view text)
       : name(field), value(text), is_text(true) {}
-  LogField(std::string_view field, const char* text) : LogField(field, std::string_view(text)) {}
-  LogField(std::string_view field, const std::string& text)
-      : LogField(field, std::string_view(text)) {}
+  LogField(absl::string_view field, const char* text) : LogField(field, absl::string_view(text)) {}
+  LogField(absl::string_view field, const std::string& text)
+      : LogField(field, absl::string_view(text)) {}
   template <typename Number>
     requires std::is_arithmetic_v<Number>
-  LogField(std::string_view field, Number number)
+  LogField(absl::string_view field, Number number)
       : name(field), value(absl::StrCat(number)), is_text(false) {}
 
   std::string name;
@@ -38,19 +38,19 @@ class Logger {
  public:
   Logger(LogLevel level, LogFormat format) : level_(level), format_(format) {}
 
-  void Log(LogLevel level, std::string_view event, std::vector<LogField> fields = {}) const;
-  void Info(std::string_view event, std::vector<LogField> fields = {}) const {
+  void Log(LogLevel level, absl::string_view event, std::vector<LogField> fields = {}) const;
+  void Info(absl::string_view event, std::vector<LogField> fields = {}) const {
     Log(LogLevel::kInfo, event, std::move(fields));
   }
-  void Warning(std::string_view event, std::vector<LogField> fields = {}) const {
+  void Warning(absl::string_view event, std::vector<LogField> fields = {}) const {
     Log(LogLevel::kWarning, event, std::move(fields));
   }
-  void Error(std::string_view event, std::vector<LogField> fields = {}) const {
+  void Error(absl::string_view event, std::vector<LogField> fields = {}) const {
     Log(LogLevel::kError, event, std::move(fields));
   }
 
   // The line that Log would write, without its newline.
-  std::string Format(LogLevel level, std::string_view event, const std::vector<LogField>& fields,
+  std::string Format(LogLevel level, absl::string_view event, const std::vector<LogField>& fields,
                      double unix_seconds) const;
 
  private:
