@@ -1,0 +1,81 @@
+// mayflyd: reads its configuration, builds the engine and the server, and serves until it is told
+// to stop.
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/create_engine.h"
+#include "google/protobuf/stubs/logging.h"
+#include "server/config.h"
+#include "server/serve.h"
+#include "server/server.h"
+#include "server/stop_signals.h"
+#include "server/version.h"
+
+namespace mayfly {
+namespace {
+
+constexpr int kFailed = 1;
+constexpr int kBadConfiguration = 2;
+
+int Fail(int exit_status, const absl::Status& status) {
+  std::fprintf(stderr, "mayflyd: %s\n", std::string(status.message()).c_str());
+  return exit_status;
+}
+
+// What its libraries would write to stderr for every odd message or address, we say ourselves where
+// it matters. An operator's own GRPC_VERBOSITY wins.
+void QuietLibraries() {
+  setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
+  google::protobuf::SetLogHandler(nullptr);
+}
+
+void Announce(const Server& server) {
+  std::string line = "mayflyd listening on " + server.address();
+  if (!server.http_address().empty()) line += ", http " + server.http_address();
+  if (!server.health_address().empty()) line += ", health " + server.health_address();
+  std::puts(line.c_str());
+  std::fflush(stdout);
+}
+
+int Run(const Config& config) {
+  StopSignals signals;
+  const Logger logger(config.log_level, config.log_format);
+  const SteadyClock clock;
+  EngineMetrics engine_metrics;
+  const auto engine = CreateEngine(config.engine, &engine_metrics, &logger, &clock);
+  if (!engine.ok()) return Fail(kFailed, engine.status());
+  const auto server = Server::Start(config, {.engine = engine->get(),
+                                             .engine_metrics = &engine_metrics,
+                                             .clock = &clock,
+                                             .logger = &logger});
+  if (absl::IsInvalidArgument(server.status())) return Fail(kBadConfiguration, server.status());
+  if (!server.ok()) return Fail(kFailed, server.status());
+  Announce(**server);
+  const int status =
+      ServeUntilStopped(server->get(), &signals, config.drain_timeout_seconds, &clock, &logger);
+  // A second signal: at once means without taking anything down.
+  if (status > 128) std::_Exit(status);
+  return status;
+}
+
+int Main(const std::vector<std::string>& args) {
+  QuietLibraries();
+  const absl::StatusOr<Config> config = ParseConfig(args, ReadEnvironment(environ));
+  if (!config.ok()) return Fail(kBadConfiguration, config.status());
+  if (config->help) return std::fputs(ConfigHelp().c_str(), stdout) < 0 ? kFailed : 0;
+  if (config->version) return std::printf("mayflyd %s\n", Version()) < 0 ? kFailed : 0;
+  return Run(*config);
+}
+
+}  // namespace
+}  // namespace mayfly
+
+int main(int argc, char** argv) {
+  return mayfly::Main(std::vector<std::string>(argv + 1, argv + argc));
+}

@@ -1,0 +1,94 @@
+#include "server/server.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "engine/base/status_macros.h"
+#include "session/options_resolver.h"
+
+namespace mayfly {
+namespace {
+
+// For what a client has not yet read when its session is ended.
+constexpr double kLastWordsSeconds = 2;
+
+// Would a session that wishes for nothing get valid options?
+absl::Status CheckSessionDefaults(const SessionManager::Options& options, const EngineInfo& info) {
+  MAYFLY_RETURN_IF_ERROR(
+      ResolveAdaptation({}, options.default_adaptation, info, info.window_tokens, 0).status());
+  return ResolveSampling({}, {}, options.default_sampling, 0).status();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config,
+                                                      const Foundation& foundation) {
+  MAYFLY_RETURN_IF_ERROR(CheckSessionDefaults(config.sessions, foundation.engine->info()));
+  std::unique_ptr<Server> server(new Server(config, foundation));
+  MAYFLY_RETURN_IF_ERROR(server->Listen(config));
+  server->health_.SetReady(true);
+  return server;
+}
+
+Server::Server(const Config& config, const Foundation& foundation)
+    : foundation_(foundation),
+      sessions_(config.sessions, foundation.engine, foundation.clock, foundation.logger,
+                &session_metrics_),
+      inference_service_(foundation.engine, &sessions_, &server_metrics_, config.max_message_bytes),
+      main_health_service_(&health_, &server_metrics_),
+      probes_health_service_(&health_, &server_metrics_),
+      metrics_table_({.engine = foundation.engine,
+                      .engine_metrics = foundation.engine_metrics,
+                      .session_metrics = &session_metrics_,
+                      .server_metrics = &server_metrics_}) {}
+
+absl::Status Server::Listen(const Config& config) {
+  if (!config.http_listen.empty()) {
+    MAYFLY_ASSIGN_OR_RETURN(http_,
+                            MetricsServer::Start(config.http_listen, &metrics_table_, &health_));
+  }
+  if (!config.health_listen.empty()) {
+    MAYFLY_ASSIGN_OR_RETURN(
+        probes_, GrpcServer::Start({.address = config.health_listen}, {&probes_health_service_},
+                                   foundation_.logger));
+  }
+  MAYFLY_ASSIGN_OR_RETURN(
+      main_,
+      GrpcServer::Start({.address = config.listen, .max_message_bytes = config.max_message_bytes},
+                        {&inference_service_, &main_health_service_}, foundation_.logger));
+  return absl::OkStatus();
+}
+
+Server::~Server() {
+  health_.SetReady(false);
+  EndSessions();
+  health_.Close();
+  if (main_ != nullptr) main_->Shutdown(kLastWordsSeconds);
+  if (probes_ != nullptr) probes_->Shutdown(0);
+}
+
+bool Server::Tick() {
+  sessions_.ExpireSessions();
+  server_metrics_.update_busy_ratio.Set(busy_ratio_.Sample(
+      foundation_.clock->Now(), foundation_.engine_metrics->update_busy_seconds.value()));
+  if (foundation_.engine->healthy()) return true;
+  health_.SetReady(false);
+  health_.SetAlive(false);
+  return false;
+}
+
+void Server::StartDrain(double timeout_seconds) {
+  health_.SetReady(false);
+  sessions_.StartDrain(absl::ToUnixMicros(absl::Now()) * 1e-6 + timeout_seconds);
+}
+
+bool Server::idle() const {
+  return sessions_.open_sessions() == 0 &&
+         foundation_.engine->free_rows() == foundation_.engine->info().rows;
+}
+
+void Server::EndSessions() { sessions_.EndAll(); }
+
+}  // namespace mayfly

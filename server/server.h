@@ -1,0 +1,86 @@
+#pragma once
+
+// Everything between the engine and the clients: sessions, services, listeners, health and metrics,
+// built and taken down in the right order. Owned by main (or a test); its calls come from one
+// thread.
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "engine/base/clock.h"
+#include "engine/base/log.h"
+#include "engine/engine.h"
+#include "engine/metrics.h"
+#include "server/busy_ratio.h"
+#include "server/config.h"
+#include "server/grpc_server.h"
+#include "server/health.h"
+#include "server/inference_service.h"
+#include "server/metrics_server.h"
+#include "server/metrics_table.h"
+#include "server/server_metrics.h"
+#include "session/metrics.h"
+#include "session/session_manager.h"
+
+namespace mayfly {
+
+class Server {
+ public:
+  // What the server stands on; all outlive it.
+  struct Foundation {
+    Engine* engine;
+    const EngineMetrics* engine_metrics;
+    const Clock* clock;
+    const Logger* logger;
+  };
+
+  // Listens and serves. INVALID_ARGUMENT when the configured defaults of the sessions do not fit
+  // the model, UNAVAILABLE when an address cannot be had.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const Config& config,
+                                                       const Foundation& foundation);
+  // Cuts off whatever is left.
+  ~Server();
+
+  // Where it listens, with the ports that were chosen; empty where there is no such listener.
+  std::string address() const { return main_->address(); }
+  std::string http_address() const { return http_ == nullptr ? "" : http_->address(); }
+  std::string health_address() const { return probes_ == nullptr ? "" : probes_->address(); }
+
+  // Called about once a second: ends expired sessions and measures. False once the engine has
+  // failed.
+  bool Tick();
+
+  // Not ready first, then no new sessions; open ones are told that they have `timeout_seconds`.
+  void StartDrain(double timeout_seconds);
+  // Every session has ended and given its row back.
+  bool idle() const;
+  // Ends every session with UNAVAILABLE.
+  void EndSessions();
+
+  const SessionMetrics& session_metrics() const { return session_metrics_; }
+  const ServerMetrics& server_metrics() const { return server_metrics_; }
+
+ private:
+  Server(const Config& config, const Foundation& foundation);
+  absl::Status Listen(const Config& config);
+
+  const Foundation foundation_;
+  SessionMetrics session_metrics_;
+  ServerMetrics server_metrics_;
+  BusyRatio busy_ratio_;
+  HealthBoard health_;
+  SessionManager sessions_;
+  InferenceService inference_service_;
+  // One service belongs to one gRPC server.
+  HealthService main_health_service_;
+  HealthService probes_health_service_;
+  const MetricsTable metrics_table_;
+
+  // Listeners, last: they use all of the above.
+  std::unique_ptr<MetricsServer> http_;
+  std::unique_ptr<GrpcServer> probes_;
+  std::unique_ptr<GrpcServer> main_;
+};
+
+}  // namespace mayfly
