@@ -1,0 +1,60 @@
+#pragma once
+
+// What the commands do with a session, each written once: open it with an error that helps, count
+// its updates, feed it text of any length, and write what it generates.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "client/command.h"
+#include "client/proto_fields.h"
+#include "client/session_flags.h"
+#include "client/session_stream.h"
+#include "grpcpp/channel.h"
+
+namespace mayfly::cli {
+
+// Most bytes of text in one append: far below the server's limit of tokens, far above a chunk.
+inline constexpr size_t kMaxPieceBytes = 32 * 1024;
+
+struct UpdateCount {
+  uint64_t all = 0;
+  uint64_t applied = 0;
+
+  void Add(const v1::Update& update);
+};
+
+// The server that the flags or the environment name.
+std::string ServerAddress(const OutputFlags& flags, const Environment& env);
+
+// A plaintext channel; connects when first used.
+std::shared_ptr<grpc::Channel> Connect(const std::string& address);
+
+// `status`, saying which server could not be used if that is what happened.
+absl::Status ExplainStatus(const absl::Status& status, absl::string_view address);
+
+absl::StatusOr<std::unique_ptr<SessionStream>> OpenSession(const std::string& address,
+                                                           const v1::Open& open,
+                                                           SessionStream::Listeners listeners);
+
+// Appends the text piece by piece.
+absl::Status AppendDocument(SessionStream& session, absl::string_view text);
+
+// Generates, writing to env.out as it arrives: the text, or with `json` one `delta` object each.
+absl::StatusOr<v1::Generated> WriteGeneration(SessionStream& session, const v1::Generate& generate,
+                                              Environment& env, bool json);
+
+// What a generation was, as fields of a JSON line.
+Json GenerationJson(const v1::Generated& generated, const UpdateCount& updates);
+
+// "128 tokens, 23.4 tokens/s, first token after 0.12 s, 2 updates applied".
+std::string GenerationNote(const v1::Generated& generated, const UpdateCount& updates);
+
+// "update 3 applied: loss 3.10 -> 2.90, adapter version 3".
+std::string UpdateNote(const v1::Update& update);
+
+}  // namespace mayfly::cli

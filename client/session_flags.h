@@ -1,0 +1,29 @@
+#pragma once
+
+// The flags that several commands share, as tables over the messages they fill.
+
+#include <string>
+
+#include "client/flags.h"
+#include "mayfly/v1/session.pb.h"
+
+namespace mayfly::cli {
+
+struct OutputFlags {
+  // Empty: the environment's.
+  std::string server;
+  bool json = false;
+};
+
+FlagGroup OutputFlagGroup(OutputFlags* target);
+
+// Everything that a session is opened with but sampling: window, seed, label.
+FlagGroup SessionFlagGroup(v1::Open* target);
+// Every option of algorithm.md's list; --adaptation is the preset.
+FlagGroup AdaptationFlagGroup(v1::AdaptationOptions* target);
+FlagGroup SamplingFlagGroup(v1::SamplingOptions* target);
+
+// When a generation stops.
+std::vector<Flag> StopFlags(v1::Generate* target);
+
+}  // namespace mayfly::cli
