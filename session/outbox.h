@@ -24,26 +24,35 @@ class Outbox {
     std::optional<absl::Status> final_status;
   };
 
-  // `on_ready` is called, outside the lock and on whichever thread put the event, each time something
-  // can be taken and the reader had found nothing before.
+  // `on_ready` is called by Notify, outside the lock and on whichever thread notifies, each time
+  // something can be taken and the reader had found nothing before.
   Outbox(size_t capacity, std::function<void()> on_ready);
 
-  // Never refuses: the session asks `room` before it lets its row go on.
+  // Never refuses: the session asks `room` before it lets its row go on. Calls nothing back, so
+  // that the session may put under its own lock; Notify follows once that lock is free.
   void Put(SessionEvent event);
   // No event after this; the reader sees `status` once it has taken all. The first call wins.
   void Finish(absl::Status status);
+  // Tells the waiting reader of what was put since.
+  void Notify();
+
   // The next event, the final status, or neither (then on_ready will be called).
   Item Take();
-  // Drops what waits and every later event, and never calls on_ready again: the client is gone.
+  // Drops what waits and every later event, and never begins a call of on_ready again: the client
+  // is gone. A call that another thread has already begun may still be under way.
   void Abandon();
 
   // Events that may still be put before the client counts as slow; never negative.
   size_t room() const;
 
-  // Called after a Take that brought room back from none, outside the lock. Set once, before use.
+  // Called by the Take that brings half of the capacity back after all of it was used, outside the
+  // lock. Half, so that a slow reader does not wake its row once an event. Set once, before use.
   void OnRoom(std::function<void()> on_room);
 
  private:
+  size_t Room() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool HasRoomAgain() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
   const size_t capacity_;
   const std::function<void()> on_ready_;
   std::function<void()> on_room_;
@@ -52,6 +61,8 @@ class Outbox {
   std::deque<SessionEvent> events_ ABSL_GUARDED_BY(mu_);
   std::optional<absl::Status> final_status_ ABSL_GUARDED_BY(mu_);
   bool reader_waits_ ABSL_GUARDED_BY(mu_) = true;
+  // The room was used up, and half of it has not come back since.
+  bool full_ ABSL_GUARDED_BY(mu_) = false;
   bool abandoned_ ABSL_GUARDED_BY(mu_) = false;
 };
 

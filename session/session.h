@@ -1,27 +1,252 @@
 #pragma once
 
-// One client's life: takes its commands in order, decides what its row computes and when it learns, and
-// answers with events in its Outbox. Created by SessionManager; held by it, by the RPC and by the
-// engine (as the row's TokenSink) until the row is free. Thread-safe; nothing blocks.
+// One client's life: takes its commands in order, decides what its row computes and when it learns,
+// and answers with events in its Outbox. Created by SessionManager; held by it, by the RPC and by
+// the engine (as the row's TokenSink) until the row is free. Thread-safe; nothing blocks.
+//
+// Every entry does the same: under the mutex it takes in what happened and lets the row go on
+// (Continue), which puts answers into the outbox and engine calls into a queue; then, with the
+// mutex free, it makes those calls and wakes the reader.
+//
+// The row does one thing at a time (`busy_`). Between two things Continue decides, in this order: a
+// complete chunk is learned, the running command goes on, the next command starts, a client that
+// has finished sending is let go, a window that is due is computed again.
 
 #include <cstdint>
+#include <deque>
+#include <functional>
 #include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
 
+#include "absl/status/status.h"
+#include "engine/base/clock.h"
+#include "engine/base/log.h"
+#include "engine/base/mutex.h"
 #include "engine/engine.h"
+#include "session/append_task.h"
+#include "session/call_queue.h"
+#include "session/generate_task.h"
+#include "session/metrics.h"
 #include "session/outbox.h"
+#include "session/row_planner.h"
 #include "session/types.h"
 
 namespace mayfly {
 
-class Session : public TokenSink {
+class Session final : public TokenSink, public std::enable_shared_from_this<Session> {
  public:
+  // What all sessions share; outlives them.
+  struct Environment {
+    Engine* engine = nullptr;
+    const Clock* clock = nullptr;
+    const Logger* logger = nullptr;
+    SessionMetrics* metrics = nullptr;
+    SessionLimits limits;
+    AdaptationWishes default_adaptation;
+    SamplingWishes default_sampling;
+    std::function<uint64_t()> random;
+    // Asks whether this session may open. Called with the session's mutex held; calls nothing back.
+    std::function<absl::Status(const Session*)> admit;
+    // The session is over and its row free. Called once, last.
+    std::function<void(const Session*)> release;
+  };
+
+  Session(const Environment* environment, std::string id, ClientIdentity client,
+          std::function<void()> on_ready);
+
   // A command from the client, in the order in which they arrive. The first must be `open`.
-  virtual void Handle(uint64_t request_id, SessionCommand command) = 0;
+  void Handle(uint64_t request_id, SessionCommand command);
   // The client sends no more: the queued commands finish, then the session ends with OK.
-  virtual void HalfClose() = 0;
-  // Ends the session now. `status` is the stream's; the reason is counted.
-  virtual void End(CloseReason reason, absl::Status status) = 0;
-  virtual Outbox& outbox() = 0;
+  void HalfClose();
+  // Ends the session now. `status` is the stream's; the reason is counted. The first end wins.
+  void End(CloseReason reason, absl::Status status);
+  Outbox& outbox() { return outbox_; }
+
+  // Tells the client that the server goes away; a session that has not opened ends at once.
+  void Drain(double deadline_unix_seconds);
+  // Ends the session if it has idled or lived beyond its limits.
+  void Expire();
+
+  const std::string& id() const { return id_; }
+  const ClientIdentity& client() const { return client_; }
+
+  // TokenSink; the engine's delivery thread.
+  void Offer(EngineEvent event) override;
+
+ private:
+  enum class State {
+    kNew,      // no command yet
+    kOpening,  // waits for its row
+    kOpen,
+    kClosing,  // waits for its row to be free
+    kOver,
+  };
+  // A command that waits for its turn.
+  struct Waiting {
+    uint64_t request_id = 0;
+    TimePoint arrived;
+    SessionCommand command;
+  };
+  struct AdaptTask {
+    AdaptCommand command;
+    bool begun = false;
+  };
+  using Task = std::variant<AppendTask, GenerateTask, AdaptTask>;
+  struct Running {
+    uint64_t request_id = 0;
+    TimePoint arrived;
+    Task task;
+    // Its work was cancelled; the answer follows when the row says so.
+    bool ending = false;
+    // Why, if not at the client's wish.
+    absl::Status failure;
+  };
+  enum class Purpose { kTokenize, kPrefill, kGenerate, kLearn, kReset, kRefresh };
+  struct Busy {
+    WorkId id = 0;
+    Purpose purpose = Purpose::kPrefill;
+  };
+  struct Ending {
+    CloseReason reason = CloseReason::kClosed;
+    absl::Status status;
+    uint64_t request_id = 0;
+  };
+
+  // ---- Commands -----------------------------------------------------------------------------
+
+  void Receive(uint64_t request_id, SessionCommand command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Open(uint64_t request_id, const SessionCommand& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status ResolveOpen(const OpenCommand& open) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void OpenRow(const RowOptions& options);
+  absl::Status CheckAcceptable(uint64_t request_id, const SessionCommand& command) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool IsOutstanding(uint64_t request_id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Cancel(uint64_t request_id, uint64_t target) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void CancelRunning() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void CancelTask(AppendTask& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void CancelTask(GenerateTask& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void CancelTask(AdaptTask& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void AnswerCancelled(const Waiting& waiting, const std::string& why)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // ---- The main line ------------------------------------------------------------------------
+
+  void Continue() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Each does one thing; false when there is nothing to do until something else happens.
+  bool GoOn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool Learn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool Refresh() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void StartNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::StatusOr<Task> MakeTask(Waiting waiting) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::StatusOr<Task> MakeAppend(AppendCommand command) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::StatusOr<Task> MakeGenerate(GenerateCommand command, TimePoint arrived) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool StepRunning() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool Step(AppendTask& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool Step(GenerateTask& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool Step(AdaptTask& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status BeginAdapt(const AdaptCommand& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void ExtendGeneration() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Advance(GenerateTask& task, uint64_t horizon) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void OnRoom();
+
+  // ---- Events of the engine -----------------------------------------------------------------
+
+  void On(WorkId id, RowOpened& opened) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void On(WorkId id, RowRefused& refused) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void On(WorkId id, Tokenized& tokenized) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void On(WorkId id, Scored& scored) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void On(WorkId id, TextDelta& delta) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void On(WorkId id, GenerationPaused& paused) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void On(WorkId id, GenerationDone& done) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void On(WorkId id, RefreshDone& done) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void On(WorkId id, UpdateDone& done) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void On(WorkId id, AdapterChanged& changed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void On(WorkId id, WorkFailed& failed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void On(WorkId id, RowClosed& closed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void On(WorkId id, EngineFailed& failed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void OnPrefillFailed(const WorkFailed& failed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void OnRefreshFailed(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void RefuseRow(CloseReason reason, absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // ---- Small change -------------------------------------------------------------------------
+
+  // The running task if it is of that kind.
+  template <typename Kind>
+  Kind* RunningTask() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The generation that this work belongs to.
+  GenerateTask* GenerationOf(WorkId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Whether the row was busy with this; then it no longer is.
+  std::optional<Purpose> EndWork(WorkId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Submit(Purpose purpose, RowWork work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void CancelWork(WorkId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void CloseRow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void TakeInput(const std::vector<HistoryToken>& tokens) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The receipt of the chunk that was just finished with, if there is one.
+  bool PutReceipt() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void CountTrained(const UpdateDone& result) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void CountFinished(FinishReason reason);
+  void Error(uint64_t request_id, absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Each gives the running command its one answer.
+  template <typename Body>
+  void Answer(Body body) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Fail(absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void AnswerGenerated(FinishReason reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  static absl::Status CancelledAppend(const AppendTask& task);
+
+  // ---- The end ------------------------------------------------------------------------------
+
+  void BeginEnd(Ending ending) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void AnswerAll(const std::string& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void FinishEnd(uint64_t freed_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void CountLag() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Makes the engine calls and wakes the reader; without the mutex.
+  void Flush();
+
+  TimePoint Now() const { return environment_.clock->Now(); }
+
+  const Environment& environment_;
+  const std::string id_;
+  const ClientIdentity client_;
+  Outbox outbox_;
+  CallQueue calls_;
+
+  Mutex mu_;
+  State state_ ABSL_GUARDED_BY(mu_) = State::kNew;
+  bool half_closed_ ABSL_GUARDED_BY(mu_) = false;
+  std::optional<Ending> ending_ ABSL_GUARDED_BY(mu_);
+  std::optional<double> drain_deadline_ ABSL_GUARDED_BY(mu_);
+  const TimePoint created_;
+  TimePoint last_activity_ ABSL_GUARDED_BY(mu_);
+
+  // From `open` on.
+  uint64_t open_request_id_ ABSL_GUARDED_BY(mu_) = 0;
+  uint64_t seed_ ABSL_GUARDED_BY(mu_) = 0;
+  int32_t window_tokens_ ABSL_GUARDED_BY(mu_) = 0;
+  SamplingWishes sampling_wishes_ ABSL_GUARDED_BY(mu_);
+  SamplingOptions sampling_ ABSL_GUARDED_BY(mu_);
+  std::optional<RowPlanner> planner_ ABSL_GUARDED_BY(mu_);
+
+  // From RowOpened on.
+  RowHandle row_ ABSL_GUARDED_BY(mu_);
+  std::optional<TimePoint> opened_ ABSL_GUARDED_BY(mu_);
+  std::deque<Waiting> waiting_ ABSL_GUARDED_BY(mu_);
+  std::optional<Running> running_ ABSL_GUARDED_BY(mu_);
+  std::optional<Busy> busy_ ABSL_GUARDED_BY(mu_);
+  WorkId last_work_id_ ABSL_GUARDED_BY(mu_) = 0;
+  // The work of the running generation.
+  WorkId generation_id_ ABSL_GUARDED_BY(mu_) = 0;
+  // The last refresh failed and no command has started since: it is not tried again for nothing.
+  bool refresh_failed_ ABSL_GUARDED_BY(mu_) = false;
+  bool lag_counted_ ABSL_GUARDED_BY(mu_) = false;
+
+  // Totals of the stream.
+  Usage usage_ ABSL_GUARDED_BY(mu_);
+  uint64_t updates_ ABSL_GUARDED_BY(mu_) = 0;
+  uint64_t updates_applied_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
 }  // namespace mayfly

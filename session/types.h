@@ -1,7 +1,7 @@
 #pragma once
 
-// What a client asks of its session, what the session answers, and the limits in between. Plain values;
-// the server turns them into protobuf messages and back.
+// What a client asks of its session, what the session answers, and the limits in between. Plain
+// values; the server turns them into protobuf messages and back.
 
 #include <cstdint>
 #include <optional>

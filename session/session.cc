@@ -1,0 +1,728 @@
+#include "session/session.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/status_macros.h"
+#include "session/command_checks.h"
+#include "session/options_resolver.h"
+
+namespace mayfly {
+
+Session::Session(const Environment* environment, std::string id, ClientIdentity client,
+                 std::function<void()> on_ready)
+    : environment_(*environment),
+      id_(std::move(id)),
+      client_(std::move(client)),
+      outbox_(environment->limits.outbox_events, std::move(on_ready)),
+      created_(environment->clock->Now()),
+      last_activity_(created_) {
+  outbox_.OnRoom([this] { OnRoom(); });
+}
+
+// ---- Entries -------------------------------------------------------------------------------
+
+void Session::Handle(uint64_t request_id, SessionCommand command) {
+  {
+    MutexLock lock(&mu_);
+    last_activity_ = Now();
+    Receive(request_id, std::move(command));
+    Continue();
+  }
+  Flush();
+}
+
+void Session::HalfClose() {
+  {
+    MutexLock lock(&mu_);
+    half_closed_ = true;
+    if (state_ == State::kNew) {
+      BeginEnd({CloseReason::kInvalid,
+                absl::InvalidArgumentError("the stream ended before its first command, open")});
+    }
+    Continue();
+  }
+  Flush();
+}
+
+void Session::End(CloseReason reason, absl::Status status) {
+  {
+    MutexLock lock(&mu_);
+    BeginEnd({reason, std::move(status)});
+    Continue();
+  }
+  Flush();
+}
+
+void Session::Drain(double deadline_unix_seconds) {
+  {
+    MutexLock lock(&mu_);
+    drain_deadline_ = deadline_unix_seconds;
+    if (state_ == State::kNew) {
+      BeginEnd({CloseReason::kDrained, absl::UnavailableError("the server is draining")});
+    } else if (state_ == State::kOpen) {
+      outbox_.Put({0, DrainingEvent{deadline_unix_seconds}});
+    }
+  }
+  Flush();
+}
+
+void Session::Expire() {
+  {
+    MutexLock lock(&mu_);
+    const double max_age = environment_.limits.max_session_age_seconds;
+    const double max_idle = environment_.limits.idle_timeout_seconds;
+    if (max_age > 0 && Seconds(Now() - created_) > max_age) {
+      BeginEnd({CloseReason::kAge,
+                absl::AbortedError(absl::StrCat("the session is older than max_session_age, ",
+                                                max_age, " seconds"))});
+    } else if (max_idle > 0 && !busy_ && Seconds(Now() - last_activity_) > max_idle) {
+      BeginEnd({CloseReason::kIdle,
+                absl::AbortedError(absl::StrCat(
+                    "the session was idle for longer than idle_timeout, ", max_idle, " seconds"))});
+    }
+    CountLag();
+  }
+  Flush();
+}
+
+void Session::Offer(EngineEvent event) {
+  {
+    MutexLock lock(&mu_);
+    last_activity_ = Now();
+    std::visit([&](auto& body) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { On(event.work_id, body); },
+               event.body);
+    Continue();
+  }
+  Flush();
+}
+
+void Session::OnRoom() {
+  {
+    MutexLock lock(&mu_);
+    last_activity_ = Now();
+    ExtendGeneration();
+    Continue();
+  }
+  Flush();
+}
+
+// A session may be released by one of its own calls, so it holds itself meanwhile.
+void Session::Flush() {
+  const auto self = shared_from_this();
+  calls_.Run();
+  outbox_.Notify();
+}
+
+// ---- Commands ------------------------------------------------------------------------------
+
+void Session::Receive(uint64_t request_id, SessionCommand command) {
+  if (state_ == State::kNew) return Open(request_id, command);
+  if (absl::Status status = CheckAcceptable(request_id, command); !status.ok()) {
+    return Error(request_id, std::move(status));
+  }
+  if (const auto* cancel = std::get_if<CancelCommand>(&command)) {
+    return Cancel(request_id, cancel->target);
+  }
+  if (std::holds_alternative<CloseCommand>(command)) {
+    return BeginEnd({CloseReason::kClosed, absl::OkStatus(), request_id});
+  }
+  waiting_.push_back({request_id, Now(), std::move(command)});
+  environment_.metrics->requests_waiting.Add(1);
+}
+
+absl::Status Session::CheckAcceptable(uint64_t request_id, const SessionCommand& command) const {
+  if (state_ == State::kClosing || state_ == State::kOver || half_closed_) {
+    return absl::FailedPreconditionError("the session is closing and takes no more commands");
+  }
+  if (std::holds_alternative<OpenCommand>(command)) {
+    return absl::FailedPreconditionError("the session is open already");
+  }
+  if (std::holds_alternative<CancelCommand>(command) ||
+      std::holds_alternative<CloseCommand>(command)) {
+    return absl::OkStatus();
+  }
+  if (IsOutstanding(request_id)) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("request_id ", request_id, " belongs to a command that is not answered yet"));
+  }
+  const size_t outstanding = waiting_.size() + (running_ ? 1 : 0);
+  const size_t limit = environment_.limits.max_outstanding_commands;
+  if (outstanding < limit) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      outstanding, " commands are outstanding, the limit max_outstanding_commands is ", limit));
+}
+
+bool Session::IsOutstanding(uint64_t request_id) const {
+  if (running_ && running_->request_id == request_id) return true;
+  if (state_ == State::kOpening && open_request_id_ == request_id) return true;
+  return std::any_of(waiting_.begin(), waiting_.end(), [request_id](const Waiting& waiting) {
+    return waiting.request_id == request_id;
+  });
+}
+
+void Session::Open(uint64_t request_id, const SessionCommand& command) {
+  if (const auto* invalid = std::get_if<InvalidCommand>(&command)) {
+    return BeginEnd({CloseReason::kInvalid, invalid->status});
+  }
+  const auto* open = std::get_if<OpenCommand>(&command);
+  if (open == nullptr) {
+    return BeginEnd({CloseReason::kInvalid,
+                     absl::InvalidArgumentError("the first command of a stream must be open")});
+  }
+  if (absl::Status status = ResolveOpen(*open); !status.ok()) {
+    return BeginEnd({CloseReason::kInvalid, std::move(status)});
+  }
+  if (absl::Status status = environment_.admit(this); !status.ok()) {
+    const bool draining = absl::IsUnavailable(status);
+    return BeginEnd({draining ? CloseReason::kDrained : CloseReason::kNoRow, std::move(status)});
+  }
+  state_ = State::kOpening;
+  open_request_id_ = request_id;
+  const RowOptions options{planner_->options().adapter, window_tokens_};
+  calls_.Add([self = shared_from_this(), options] { self->OpenRow(options); });
+}
+
+absl::Status Session::ResolveOpen(const OpenCommand& open) {
+  const EngineInfo& engine = environment_.engine->info();
+  seed_ = open.seed ? *open.seed : environment_.random();
+  sampling_wishes_ = open.sampling;
+  MAYFLY_ASSIGN_OR_RETURN(window_tokens_, ResolveWindow(open.window_tokens, engine));
+  MAYFLY_ASSIGN_OR_RETURN(const AdaptationOptions adaptation,
+                          ResolveAdaptation(open.adaptation, environment_.default_adaptation,
+                                            engine, window_tokens_, seed_));
+  MAYFLY_ASSIGN_OR_RETURN(
+      sampling_, ResolveSampling({}, sampling_wishes_, environment_.default_sampling, seed_));
+  planner_.emplace(adaptation, window_tokens_);
+  return absl::OkStatus();
+}
+
+void Session::OpenRow(const RowOptions& options) {
+  absl::Status status = environment_.engine->Open(options, shared_from_this());
+  if (status.ok()) return;
+  MutexLock lock(&mu_);
+  RefuseRow(CloseReason::kEngineFailed, std::move(status));
+}
+
+void Session::Cancel(uint64_t request_id, uint64_t target) {
+  bool found = target == 0;
+  for (size_t i = 0; i < waiting_.size();) {
+    if (target != 0 && waiting_[i].request_id != target) {
+      ++i;
+      continue;
+    }
+    AnswerCancelled(waiting_[i], "cancelled before it began");
+    waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
+    found = true;
+  }
+  if (running_ && (target == 0 || running_->request_id == target)) {
+    CancelRunning();
+    found = true;
+  }
+  if (found) return;
+  Error(request_id,
+        absl::NotFoundError(absl::StrCat("no command with request_id ", target, " waits or runs")));
+}
+
+void Session::AnswerCancelled(const Waiting& waiting, const std::string& why) {
+  environment_.metrics->requests_waiting.Add(-1);
+  if (const auto* generate = std::get_if<GenerateCommand>(&waiting.command)) {
+    CountFinished(FinishReason::kCancelled);
+    const GenerateTask never_begun(*generate, {}, waiting.arrived);
+    outbox_.Put({waiting.request_id, never_begun.Finish(FinishReason::kCancelled, Now())});
+  } else {
+    Error(waiting.request_id, absl::CancelledError(why));
+  }
+}
+
+void Session::CancelRunning() {
+  if (running_->ending) return;
+  std::visit([&](auto& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { CancelTask(task); },
+             running_->task);
+}
+
+void Session::CancelTask(AppendTask& task) {
+  if (busy_ && busy_->purpose == Purpose::kPrefill) {
+    running_->ending = true;
+    return CancelWork(busy_->id);
+  }
+  // A tokenization still on its way comes too late.
+  if (busy_ && busy_->purpose == Purpose::kTokenize) busy_.reset();
+  Fail(CancelledAppend(task));
+}
+
+void Session::CancelTask(GenerateTask& task) {
+  if (!task.begun()) return AnswerGenerated(FinishReason::kCancelled);
+  running_->ending = true;
+  CancelWork(generation_id_);
+}
+
+// A reset or a change of options takes effect at once and is answered as ever.
+void Session::CancelTask(AdaptTask& task) {
+  if (task.command.action != AdaptAction::kUpdateNow) return;
+  planner_->CancelUpdateNow();
+  if (busy_ && busy_->purpose == Purpose::kLearn) CancelWork(busy_->id);
+  Fail(absl::CancelledError("the update was cancelled"));
+}
+
+// ---- The main line -------------------------------------------------------------------------
+
+void Session::Continue() {
+  while (GoOn()) {
+  }
+  CountLag();
+}
+
+bool Session::GoOn() {
+  // Without room the reader is behind: OnRoom goes on from here.
+  if (state_ != State::kOpen || busy_ || outbox_.room() == 0) return false;
+  if (Learn()) return true;
+  if (running_) return StepRunning();
+  if (!waiting_.empty()) {
+    StartNext();
+    return true;
+  }
+  if (half_closed_) {
+    BeginEnd({CloseReason::kHalfClosed, absl::OkStatus()});
+    return false;
+  }
+  return !refresh_failed_ && Refresh();
+}
+
+bool Session::Learn() {
+  if (std::optional<RowWork> work = planner_->NextLearning()) {
+    Submit(Purpose::kLearn, *std::move(work));
+    return true;
+  }
+  return PutReceipt();
+}
+
+bool Session::Refresh() {
+  const std::optional<RefreshWork> work = planner_->NextRefresh();
+  if (work) Submit(Purpose::kRefresh, *work);
+  return work.has_value();
+}
+
+void Session::StartNext() {
+  Waiting waiting = std::move(waiting_.front());
+  waiting_.pop_front();
+  environment_.metrics->requests_waiting.Add(-1);
+  environment_.metrics->queue_seconds.Observe(Seconds(Now() - waiting.arrived));
+  refresh_failed_ = false;
+  const uint64_t request_id = waiting.request_id;
+  absl::StatusOr<Task> task = MakeTask(std::move(waiting));
+  if (!task.ok()) return Error(request_id, task.status());
+  running_ = Running{request_id, waiting.arrived, *std::move(task), false, absl::OkStatus()};
+  environment_.metrics->requests_running.Add(1);
+}
+
+absl::StatusOr<Session::Task> Session::MakeTask(Waiting waiting) const {
+  if (auto* append = std::get_if<AppendCommand>(&waiting.command)) {
+    return MakeAppend(std::move(*append));
+  }
+  if (auto* generate = std::get_if<GenerateCommand>(&waiting.command)) {
+    return MakeGenerate(std::move(*generate), waiting.arrived);
+  }
+  if (auto* adapt = std::get_if<AdaptCommand>(&waiting.command)) {
+    return AdaptTask{std::move(*adapt)};
+  }
+  return std::get<InvalidCommand>(waiting.command).status;
+}
+
+absl::StatusOr<Session::Task> Session::MakeAppend(AppendCommand command) const {
+  MAYFLY_RETURN_IF_ERROR(CheckAppend(command));
+  std::vector<TokenId> tokens;
+  if (const auto* ids = std::get_if<std::vector<uint32_t>>(&command.input)) {
+    MAYFLY_RETURN_IF_ERROR(CheckAppendLength(ids->size(), environment_.limits));
+    MAYFLY_ASSIGN_OR_RETURN(tokens,
+                            CheckTokenIds(*ids, environment_.engine->info().model.vocabulary));
+  }
+  AppendTask task(std::move(command));
+  task.SetTokens(std::move(tokens));
+  return task;
+}
+
+absl::StatusOr<Session::Task> Session::MakeGenerate(GenerateCommand command,
+                                                    TimePoint arrived) const {
+  MAYFLY_RETURN_IF_ERROR(CheckGenerate(command, environment_.limits));
+  MAYFLY_RETURN_IF_ERROR(
+      CheckTokenIds(command.stop_token_ids, environment_.engine->info().model.vocabulary).status());
+  MAYFLY_ASSIGN_OR_RETURN(
+      const SamplingOptions sampling,
+      ResolveSampling(command.sampling, sampling_wishes_, environment_.default_sampling, seed_));
+  if (planner_->position() == 0) {
+    return absl::FailedPreconditionError("the stream is empty: append something first");
+  }
+  return GenerateTask(std::move(command), sampling, arrived);
+}
+
+bool Session::StepRunning() {
+  if (running_->ending) return false;
+  return std::visit([&](auto& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return Step(task); },
+                    running_->task);
+}
+
+bool Session::Step(AppendTask& task) {
+  if (!task.has_tokens()) {
+    busy_ = Busy{++last_work_id_, Purpose::kTokenize};
+    calls_.Add([this, self = shared_from_this(), id = busy_->id,
+                input = std::get<TextInput>(task.command().input)] {
+      environment_.engine->Tokenize(input, id, self);
+    });
+    return true;
+  }
+  if (Refresh()) return true;
+  Submit(Purpose::kPrefill,
+         task.NextPiece(planner_->horizon() - planner_->position(), planner_->wants_scores()));
+  return true;
+}
+
+bool Session::Step(GenerateTask& task) {
+  if (Refresh()) return true;
+  const uint64_t horizon =
+      std::min<uint64_t>(planner_->horizon(), planner_->position() + outbox_.room());
+  if (!task.begun()) {
+    Submit(Purpose::kGenerate, task.Begin(horizon, Now()));
+    generation_id_ = busy_->id;
+    return true;
+  }
+  busy_ = Busy{generation_id_, Purpose::kGenerate};
+  Advance(task, horizon);
+  return true;
+}
+
+bool Session::Step(AdaptTask& task) {
+  if (task.begun) {
+    Answer(AdaptedEvent{planner_->adapter_version(), planner_->paused(), planner_->options()});
+    return true;
+  }
+  task.begun = true;
+  if (absl::Status status = BeginAdapt(task.command); !status.ok()) Fail(std::move(status));
+  return true;
+}
+
+// All of it or nothing.
+absl::Status Session::BeginAdapt(const AdaptCommand& command) {
+  RowPlanner changed = *planner_;
+  MAYFLY_RETURN_IF_ERROR(changed.Change(command.options));
+  switch (command.action) {
+    case AdaptAction::kNone: break;
+    case AdaptAction::kPause: changed.Pause(); break;
+    case AdaptAction::kResume: changed.Resume(); break;
+    case AdaptAction::kReset: Submit(Purpose::kReset, ResetWork{}); break;
+    case AdaptAction::kUpdateNow: MAYFLY_RETURN_IF_ERROR(changed.UpdateNow()); break;
+  }
+  planner_.emplace(std::move(changed));
+  return absl::OkStatus();
+}
+
+void Session::ExtendGeneration() {
+  GenerateTask* task = RunningTask<GenerateTask>();
+  if (task == nullptr || !busy_ || busy_->purpose != Purpose::kGenerate || running_->ending) return;
+  const auto horizon = task->Extension(planner_->position(), planner_->horizon(), outbox_.room());
+  if (horizon) Advance(*task, *horizon);
+}
+
+void Session::Advance(GenerateTask& task, uint64_t horizon) {
+  task.MoveHorizon(horizon);
+  calls_.Add([engine = environment_.engine, row = row_, id = generation_id_, horizon] {
+    engine->Advance(row, id, horizon);
+  });
+}
+
+// ---- Events of the engine ------------------------------------------------------------------
+
+void Session::On(WorkId, RowOpened& opened) {
+  row_ = opened.row;
+  if (state_ == State::kClosing) return CloseRow();
+  state_ = State::kOpen;
+  opened_ = Now();
+  environment_.metrics->opened.Increment();
+  environment_.metrics->active.Add(1);
+  environment_.logger->Info(
+      "session_opened",
+      {{"session", id_}, {"tenant", client_.tenant}, {"peer", client_.peer}, {"row", row_.row}});
+  outbox_.Put({open_request_id_, OpenedEvent{.session_id = id_,
+                                             .model = environment_.engine->info().model.name,
+                                             .adaptation = planner_->options(),
+                                             .sampling = sampling_,
+                                             .window_tokens = window_tokens_,
+                                             .seed = seed_,
+                                             .reserved = opened.bytes}});
+  if (drain_deadline_) outbox_.Put({0, DrainingEvent{*drain_deadline_}});
+}
+
+void Session::On(WorkId, RowRefused& refused) {
+  environment_.metrics->rejected_no_row.Increment();
+  RefuseRow(CloseReason::kNoRow, std::move(refused.status));
+}
+
+void Session::RefuseRow(CloseReason reason, absl::Status status) {
+  BeginEnd({reason, std::move(status)});
+  FinishEnd(0);
+}
+
+void Session::On(WorkId id, Tokenized& tokenized) {
+  if (EndWork(id) != Purpose::kTokenize) return;
+  if (!tokenized.tokens.ok()) return Fail(tokenized.tokens.status());
+  absl::Status status = CheckAppendLength(tokenized.tokens->size(), environment_.limits);
+  if (!status.ok()) return Fail(std::move(status));
+  RunningTask<AppendTask>()->SetTokens(*std::move(tokenized.tokens));
+}
+
+void Session::On(WorkId id, Scored& scored) {
+  if (!busy_ || busy_->id != id) return;
+  const Purpose purpose = busy_->purpose;
+  if (scored.done) busy_.reset();
+  if (purpose == Purpose::kLearn) return planner_->OnBaseScored(scored);
+
+  AppendTask& task = *RunningTask<AppendTask>();
+  TakeInput(task.OnScored(scored, planner_->adapter_version()));
+  if (task.finished()) {
+    Answer(task.Report(true, planner_->window_position()));
+  } else if (running_->ending && scored.done) {
+    Fail(CancelledAppend(task));
+  } else if (task.ReportIsDue()) {
+    outbox_.Put({running_->request_id, task.Report(false, planner_->window_position())});
+  }
+}
+
+void Session::On(WorkId id, TextDelta& delta) {
+  GenerateTask* task = GenerationOf(id);
+  if (task == nullptr) return;
+  for (const GeneratedToken& token : delta.tokens) {
+    planner_->Add({.id = token.id,
+                   .origin = TokenOrigin::kOutput,
+                   .adapter_version = token.adapter_version,
+                   .logprob = token.logprob});
+  }
+  usage_.generated_tokens += delta.tokens.size();
+  const bool training = environment_.metrics->lag_chunks.value() > 0;
+  task->OnTokens(delta.tokens.size(), training, Now(), environment_.metrics);
+  outbox_.Put({running_->request_id, DeltaEvent{std::move(delta)}});
+  ExtendGeneration();
+}
+
+void Session::On(WorkId id, GenerationPaused& paused) {
+  GenerateTask* task = GenerationOf(id);
+  // One that was allowed to go on in the meantime has.
+  if (task == nullptr || paused.position < task->horizon()) return;
+  EndWork(id);
+}
+
+void Session::On(WorkId id, GenerationDone& done) {
+  if (GenerationOf(id) == nullptr) return;
+  EndWork(id);
+  if (!running_->failure.ok()) return Fail(running_->failure);
+  AnswerGenerated(done.reason);
+}
+
+void Session::On(WorkId id, RefreshDone&) {
+  if (EndWork(id) == Purpose::kRefresh) planner_->OnRefreshDone();
+}
+
+void Session::On(WorkId id, UpdateDone& done) {
+  if (EndWork(id) != Purpose::kLearn) return;
+  planner_->OnUpdateDone(done);
+  PutReceipt();
+}
+
+void Session::On(WorkId id, AdapterChanged& changed) {
+  const std::optional<Purpose> purpose = EndWork(id);
+  if (purpose == Purpose::kReset) return planner_->OnReset(changed);
+  if (purpose != Purpose::kLearn) return;
+  planner_->OnAdapterChanged(changed);
+  PutReceipt();
+}
+
+void Session::On(WorkId id, WorkFailed& failed) {
+  if (GenerationOf(id) != nullptr) {
+    EndWork(id);
+    return Fail(std::move(failed.status));
+  }
+  const std::optional<Purpose> purpose = EndWork(id);
+  if (purpose == Purpose::kPrefill) OnPrefillFailed(failed);
+  if (purpose == Purpose::kRefresh) OnRefreshFailed(failed.status);
+  if (purpose == Purpose::kReset) Fail(std::move(failed.status));
+  if (purpose == Purpose::kLearn) planner_->OnLearningFailed(failed.status);
+}
+
+void Session::OnPrefillFailed(const WorkFailed& failed) {
+  AppendTask& task = *RunningTask<AppendTask>();
+  TakeInput(task.OnFailed(failed, planner_->adapter_version()));
+  if (running_->ending) return Fail(CancelledAppend(task));
+  Fail(absl::Status(failed.status.code(),
+                    absl::StrCat(failed.status.message(), "; ", task.Taken())));
+}
+
+// Nothing can be taken before the window is whole again, so this fails the command that asked for
+// it.
+void Session::OnRefreshFailed(const absl::Status& status) {
+  refresh_failed_ = true;
+  if (!running_ || running_->ending) return;
+  GenerateTask* generation = RunningTask<GenerateTask>();
+  if (generation == nullptr || !generation->begun()) return Fail(status);
+  running_->ending = true;
+  running_->failure = status;
+  CancelWork(generation_id_);
+}
+
+void Session::On(WorkId, RowClosed& closed) {
+  if (state_ == State::kClosing) FinishEnd(closed.freed.total());
+}
+
+void Session::On(WorkId, EngineFailed& failed) {
+  BeginEnd({CloseReason::kEngineFailed, absl::UnavailableError(absl::StrCat(
+                                            "the engine has failed: ", failed.status.message()))});
+  if (state_ == State::kClosing) FinishEnd(0);
+}
+
+// ---- Small change --------------------------------------------------------------------------
+
+template <typename Kind>
+Kind* Session::RunningTask() {
+  return running_ ? std::get_if<Kind>(&running_->task) : nullptr;
+}
+
+GenerateTask* Session::GenerationOf(WorkId id) {
+  return id == generation_id_ ? RunningTask<GenerateTask>() : nullptr;
+}
+
+std::optional<Session::Purpose> Session::EndWork(WorkId id) {
+  if (!busy_ || busy_->id != id) return std::nullopt;
+  return std::exchange(busy_, std::nullopt)->purpose;
+}
+
+void Session::Submit(Purpose purpose, RowWork work) {
+  busy_ = Busy{++last_work_id_, purpose};
+  calls_.Add([engine = environment_.engine, row = row_, id = busy_->id,
+              work = std::move(work)]() mutable { engine->Submit(row, id, std::move(work)); });
+}
+
+void Session::CancelWork(WorkId id) {
+  calls_.Add([engine = environment_.engine, row = row_, id] { engine->Cancel(row, id); });
+}
+
+void Session::CloseRow() {
+  calls_.Add([engine = environment_.engine, row = row_] { engine->Close(row); });
+}
+
+void Session::TakeInput(const std::vector<HistoryToken>& tokens) {
+  for (const HistoryToken& token : tokens) planner_->Add(token);
+  usage_.prompt_tokens += tokens.size();
+}
+
+bool Session::PutReceipt() {
+  std::optional<UpdateEvent> receipt = planner_->TakeReceipt();
+  if (!receipt) return false;
+  const UpdateOutcome outcome = receipt->result.outcome;
+  SessionMetrics& metrics = *environment_.metrics;
+  metrics.updates[static_cast<size_t>(outcome)].Increment();
+  if (outcome == UpdateOutcome::kRolledBack) metrics.rollbacks.Increment();
+  if (receipt->nll && receipt->base_nll) {
+    metrics.nll_gain.Observe(*receipt->base_nll - *receipt->nll);
+  }
+  ++updates_;
+  if (outcome == UpdateOutcome::kApplied) {
+    ++updates_applied_;
+    CountTrained(receipt->result);
+  }
+  outbox_.Put({0, *std::move(receipt)});
+  return true;
+}
+
+void Session::CountTrained(const UpdateDone& result) {
+  const uint64_t tokens = static_cast<uint64_t>(result.label_tokens) * planner_->options().epochs;
+  usage_.trained_tokens += tokens;
+  if (GenerateTask* generation = RunningTask<GenerateTask>()) generation->OnTrained(tokens);
+}
+
+void Session::CountFinished(FinishReason reason) {
+  environment_.metrics->generations_finished[static_cast<size_t>(reason)].Increment();
+}
+
+void Session::Error(uint64_t request_id, absl::Status status) {
+  outbox_.Put({request_id, ErrorEvent{std::move(status)}});
+}
+
+template <typename Body>
+void Session::Answer(Body body) {
+  outbox_.Put({running_->request_id, std::move(body)});
+  SessionMetrics& metrics = *environment_.metrics;
+  const double seconds = Seconds(Now() - running_->arrived);
+  if (RunningTask<AppendTask>()) metrics.append_seconds.Observe(seconds);
+  if (RunningTask<GenerateTask>()) metrics.generate_seconds.Observe(seconds);
+  metrics.requests_running.Add(-1);
+  running_.reset();
+}
+
+void Session::Fail(absl::Status status) { Answer(ErrorEvent{std::move(status)}); }
+
+void Session::AnswerGenerated(FinishReason reason) {
+  CountFinished(reason);
+  Answer(RunningTask<GenerateTask>()->Finish(reason, Now()));
+}
+
+absl::Status Session::CancelledAppend(const AppendTask& task) {
+  return absl::CancelledError(absl::StrCat("the append was cancelled; ", task.Taken()));
+}
+
+// ---- The end -------------------------------------------------------------------------------
+
+void Session::BeginEnd(Ending ending) {
+  if (ending_) return;
+  AnswerAll(absl::StrCat("the session ended: ", CloseReasonName(ending.reason)));
+  busy_.reset();
+  ending_ = std::move(ending);
+  switch (state_) {
+    case State::kNew: return FinishEnd(0);
+    case State::kOpening: break;  // RowOpened or RowRefused goes on
+    case State::kOpen: CloseRow(); break;
+    case State::kClosing:
+    case State::kOver: return;
+  }
+  state_ = State::kClosing;
+}
+
+void Session::AnswerAll(const std::string& why) {
+  if (RunningTask<GenerateTask>()) {
+    AnswerGenerated(FinishReason::kCancelled);
+  } else if (running_) {
+    Fail(absl::CancelledError(why));
+  }
+  for (const Waiting& waiting : waiting_) AnswerCancelled(waiting, why);
+  waiting_.clear();
+}
+
+void Session::FinishEnd(uint64_t freed_bytes) {
+  state_ = State::kOver;
+  const char* reason = CloseReasonName(ending_->reason);
+  SessionMetrics& metrics = *environment_.metrics;
+  metrics.closed[static_cast<size_t>(ending_->reason)].Increment();
+  if (opened_) {
+    metrics.active.Add(-1);
+    metrics.duration_seconds.Observe(Seconds(Now() - *opened_));
+    outbox_.Put({ending_->request_id, ClosedEvent{.reason = reason,
+                                                  .usage = usage_,
+                                                  .updates = updates_,
+                                                  .updates_applied = updates_applied_,
+                                                  .freed_bytes = freed_bytes}});
+  }
+  environment_.logger->Info("session_closed", {{"session", id_},
+                                               {"reason", reason},
+                                               {"prompt_tokens", usage_.prompt_tokens},
+                                               {"generated_tokens", usage_.generated_tokens},
+                                               {"updates_applied", updates_applied_}});
+  outbox_.Finish(ending_->status);
+  calls_.Add([self = shared_from_this()] { self->environment_.release(self.get()); });
+}
+
+void Session::CountLag() {
+  const bool lags = state_ == State::kOpen && planner_->learning();
+  if (lags != lag_counted_) environment_.metrics->lag_chunks.Add(lags ? 1 : -1);
+  lag_counted_ = lags;
+}
+
+}  // namespace mayfly

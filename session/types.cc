@@ -1,0 +1,21 @@
+#include "session/types.h"
+
+namespace mayfly {
+
+const char* CloseReasonName(CloseReason reason) {
+  switch (reason) {
+    case CloseReason::kClosed: return "closed";
+    case CloseReason::kHalfClosed: return "half_closed";
+    case CloseReason::kCancelled: return "cancelled";
+    case CloseReason::kDeadline: return "deadline";
+    case CloseReason::kInvalid: return "invalid";
+    case CloseReason::kNoRow: return "no_row";
+    case CloseReason::kIdle: return "idle";
+    case CloseReason::kAge: return "age";
+    case CloseReason::kDrained: return "drained";
+    case CloseReason::kEngineFailed: return "engine_failed";
+  }
+  return "unknown";
+}
+
+}  // namespace mayfly
