@@ -222,13 +222,13 @@ enum class UpdateOutcome { kApplied, kSkipped, kRolledBack, kFailed };
 
 struct UpdateDone {
   UpdateOutcome outcome = UpdateOutcome::kApplied;
-  std::string reason;
+  std::string reason = {};
   uint64_t adapter_version = 0;
   int32_t label_tokens = 0;
   // Before each epoch, then after the last one if measured; nats per label token.
-  std::vector<double> losses;
+  std::vector<double> losses = {};
   // Before clipping, one an epoch.
-  std::vector<double> gradient_norms;
+  std::vector<double> gradient_norms = {};
   double queue_seconds = 0;
   double train_seconds = 0;
 };

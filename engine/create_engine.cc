@@ -1,0 +1,122 @@
+#include "engine/create_engine.h"
+
+#include <dlfcn.h>
+
+#include <filesystem>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include <ATen/ATen.h>
+
+#include "absl/strings/str_cat.h"
+#include "engine/base/status_macros.h"
+#include "engine/device/torch_guard.h"
+#include "engine/model/supported_models.h"
+#include "engine/runtime/engine_loop.h"
+
+namespace mayfly {
+namespace {
+
+// A CPU-only process never maps libtorch's CUDA library; loading it registers the backend, if that
+// happens before anything has asked for CUDA.
+absl::StatusOr<at::Device> OpenDevice(const std::string& name) {
+  if (name == "cpu") return at::Device(at::kCPU);
+  if (dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("device ", name, ": libtorch's CUDA library cannot be loaded: ", dlerror()));
+  }
+  std::optional<at::Device> device;
+  MAYFLY_RETURN_IF_ERROR(RunGuarded("opening the device", [&] {
+    device = at::Device(name);
+    at::zeros({1}, at::TensorOptions(*device)).item<float>();
+  }));
+  return *device;
+}
+
+absl::StatusOr<int32_t> CountRows(const EngineOptions& options, uint64_t row_bytes) {
+  if (options.memory_budget_bytes == 0) return options.slots;
+  const uint64_t fitting = options.memory_budget_bytes / row_bytes;
+  if (options.slots == 0 && fitting > 0) return static_cast<int32_t>(std::min<uint64_t>(fitting, 4096));
+  const uint64_t wanted = static_cast<uint64_t>(std::max(options.slots, 1));
+  if (fitting >= wanted) return options.slots;
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "memory_budget is ", options.memory_budget_bytes, " bytes, ", wanted, " rows of ", row_bytes,
+      " bytes need ", wanted * row_bytes - options.memory_budget_bytes, " more"));
+}
+
+std::string ModelName(const std::string& dir) {
+  const std::filesystem::path path = std::filesystem::path(dir).lexically_normal();
+  return (path.has_filename() ? path : path.parent_path()).filename().string();
+}
+
+// NOT_FOUND only means that the model has no template.
+absl::StatusOr<std::unique_ptr<ChatTemplate>> LoadChatTemplate(const std::string& dir) {
+  absl::StatusOr<std::unique_ptr<ChatTemplate>> chat_template = ChatTemplate::Load(dir);
+  if (absl::IsNotFound(chat_template.status())) return std::unique_ptr<ChatTemplate>();
+  return chat_template;
+}
+
+absl::Status LoadText(const std::string& dir, int32_t vocabulary, EngineParts* parts) {
+  MAYFLY_ASSIGN_OR_RETURN(parts->tokenizer, Tokenizer::Load(dir));
+  if (parts->tokenizer->vocabulary_size() > vocabulary) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("wrong tokenizer: it has ", parts->tokenizer->vocabulary_size(),
+                     " tokens, the model's vocabulary has ", vocabulary));
+  }
+  MAYFLY_ASSIGN_OR_RETURN(parts->chat_template, LoadChatTemplate(dir));
+  return absl::OkStatus();
+}
+
+absl::Status AllocatePools(const ModelConfig& config, const EngineOptions& options,
+                           EngineParts* parts) {
+  return RunGuarded("allocating the rows", [&] {
+    parts->kv = std::make_unique<KvPool>(config, parts->numerics, parts->info.rows,
+                                         options.window_tokens);
+    parts->adapters =
+        std::make_unique<AdapterPool>(*parts->layout, parts->numerics, parts->info.rows);
+  });
+}
+
+EngineInfo MakeInfo(const EngineOptions& options, const ModelConfig& config, const CausalLm& model,
+                    bool has_chat_template) {
+  EngineInfo info;
+  info.model = {ModelName(options.model_dir), config.architecture, model.parameters(),
+                config.vocabulary,            config.layers,       config.max_positions,
+                has_chat_template};
+  info.device = options.device;
+  info.dtype = options.dtype == DType::kBFloat16 ? "bf16" : "fp32";
+  info.window_tokens = options.window_tokens;
+  info.max_rank = options.max_rank;
+  info.eos_token_ids = config.eos_token_ids;
+  return info;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const EngineOptions& options,
+                                                     EngineMetrics* metrics, const Logger* logger,
+                                                     const Clock* clock) {
+  MAYFLY_RETURN_IF_ERROR(options.Validate());
+  MAYFLY_ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(options.model_dir));
+  EngineParts parts;
+  MAYFLY_RETURN_IF_ERROR(LoadText(options.model_dir, config.vocabulary, &parts));
+  MAYFLY_ASSIGN_OR_RETURN(const at::Device device, OpenDevice(options.device));
+  parts.numerics = NumericsFor(device, options.dtype);
+  parts.threads = options.threads > 0
+                      ? options.threads
+                      : static_cast<int32_t>(std::max(1u, std::thread::hardware_concurrency()));
+  parts.step_tokens = options.step_tokens;
+  parts.layout = std::make_unique<SlotLayout>(
+      config, options.max_rank, options.window_tokens,
+      static_cast<int>(at::elementSize(parts.numerics.weights)));
+  MAYFLY_ASSIGN_OR_RETURN(parts.model, LoadModel(options.model_dir, config, parts.numerics,
+                                                 *parts.layout, options.window_tokens));
+  parts.info = MakeInfo(options, config, *parts.model, parts.chat_template != nullptr);
+  parts.info.row_bytes = parts.layout->row_bytes();
+  MAYFLY_ASSIGN_OR_RETURN(parts.info.rows, CountRows(options, parts.info.row_bytes.total()));
+  MAYFLY_RETURN_IF_ERROR(AllocatePools(config, options, &parts));
+  return std::make_unique<EngineLoop>(std::move(parts), metrics, logger, clock);
+}
+
+}  // namespace mayfly

@@ -1,0 +1,18 @@
+#include "engine/device/numerics.h"
+
+namespace mayfly {
+
+Numerics NumericsFor(at::Device device, DType dtype) {
+  Numerics numerics;
+  numerics.device = device;
+  if (dtype == DType::kFloat32) return numerics;
+  numerics.weights = at::kBFloat16;
+  if (!device.is_cpu()) {
+    numerics.activations = numerics.matrix = at::kBFloat16;
+  } else if (__builtin_cpu_supports("avx512bf16")) {
+    numerics.matrix = at::kBFloat16;
+  }
+  return numerics;
+}
+
+}  // namespace mayfly

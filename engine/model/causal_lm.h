@@ -1,0 +1,74 @@
+#pragma once
+
+// A decoder-only language model: immutable weights and const functions; all state is passed in. Any
+// thread, as long as no two calls write the same row.
+
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+#include <ATen/ATen.h>
+
+#include "engine/model/layers/decoder_layer.h"
+#include "engine/model/model_config.h"
+#include "engine/pool/kv_pool.h"
+
+namespace mayfly {
+
+// The next `tokens` positions of one row.
+struct ForwardSegment {
+  int64_t row = 0;
+  // Position in the row of the first token: so many keys are there already.
+  int64_t row_begin = 0;
+  int64_t tokens = 0;
+  // Null: the base model.
+  const AdapterView* adapter = nullptr;
+};
+
+// One run of tokens of one row, for training its adapter.
+struct TrainingBatch {
+  at::Tensor tokens;  // [tokens] int64
+  // Position of the first token in the row. With `prefix` set, the row's keys and values from
+  // `prefix_begin` up to there are constants that the tokens attend to; without it there is no prefix.
+  int64_t row_begin = 0;
+  const KvPool* prefix = nullptr;
+  int64_t prefix_row = 0;
+  int64_t prefix_begin = 0;
+  const AdapterView* adapter = nullptr;
+  LoraDropout dropout;
+  // Once true, the pass ends before its next layer.
+  const std::atomic<bool>* cancelled = nullptr;
+};
+
+struct TrainingTrace {
+  TrainingContext context;
+  std::vector<LayerTrace> layers;
+  at::Tensor last_hidden;  // before the final norm
+};
+
+class CausalLm {
+ public:
+  virtual ~CausalLm() = default;
+
+  // tokens: [sum of the segments' tokens] int64, segment after segment. Writes keys and values of the
+  // segments' positions and returns the final hidden states, normed: [tokens, hidden], activations.
+  virtual at::Tensor Forward(const at::Tensor& tokens, const std::vector<ForwardSegment>& segments,
+                             const KvPool& kv) const = 0;
+
+  // hidden: [n, hidden] -> [n, vocabulary], fp32 on CPU, the activations' type elsewhere.
+  virtual at::Tensor Logits(const at::Tensor& hidden) const = 0;
+  // dlogits: [n, vocabulary] -> [n, hidden].
+  virtual at::Tensor LogitsBackward(const at::Tensor& dlogits) const = 0;
+
+  // The hidden states of a training pass, normed: [tokens, hidden]; undefined when cancelled.
+  virtual at::Tensor TrainForward(const TrainingBatch& batch, TrainingTrace* trace) const = 0;
+  // dhidden: [tokens, hidden]. Adds the adapter's gradients to `gradients`. False when cancelled.
+  // Consumes the trace, layer by layer.
+  virtual bool TrainBackward(const at::Tensor& dhidden, const TrainingBatch& batch,
+                             TrainingTrace* trace, AdapterView& gradients) const = 0;
+
+  virtual const ModelConfig& config() const = 0;
+  virtual uint64_t parameters() const = 0;
+};
+
+}  // namespace mayfly

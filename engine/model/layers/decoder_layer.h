@@ -1,0 +1,110 @@
+#pragma once
+
+// One layer of the Llama family: attention and a gated MLP, each behind an RMS norm and beside a
+// residual. Forward for serving, and forward and backward for training the adapter; the frozen weights
+// get no gradient. Const after construction; any thread.
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include <ATen/ATen.h>
+
+#include "engine/device/numerics.h"
+#include "engine/model/layers/attention.h"
+#include "engine/model/layers/lora_linear.h"
+#include "engine/model/layers/rms_norm.h"
+#include "engine/model/layers/rotary.h"
+
+namespace mayfly {
+
+// Where one segment of a batch lies: tokens [batch_begin, batch_begin + tokens) of the batch are positions
+// [row_begin, ...) of a row.
+struct LayerSegment {
+  int64_t batch_begin = 0;
+  int64_t tokens = 0;
+  int64_t row_begin = 0;
+  // This layer of the row's keys and values: [kv_heads, window, head_dim]. Written, then read.
+  at::Tensor keys;
+  at::Tensor values;
+};
+
+// What all layers of one training pass share. One row, one run of tokens.
+struct TrainingContext {
+  const AdapterView* adapter = nullptr;
+  LoraDropout dropout;
+  at::Tensor positions;  // [tokens] int64
+};
+
+// What a layer remembers between its forward and its backward pass.
+struct LayerTrace {
+  at::Tensor input;       // [tokens, hidden]
+  at::Tensor q_raw;       // before the query norm; undefined without one
+  at::Tensor k_raw;
+  at::Tensor q;           // [tokens, heads, head_dim], rotated
+  at::Tensor keys;        // [kv_heads, prefix + tokens, head_dim]
+  at::Tensor values;
+  AttentionTrace attention;
+  at::Tensor attended;    // [tokens, heads * head_dim]
+  at::Tensor mlp_input;   // [tokens, hidden], before its norm
+  at::Tensor gate_up;     // [tokens, 2 * intermediate]
+};
+
+struct DecoderLayerWeights {
+  RmsNorm attention_norm;
+  RmsNorm mlp_norm;
+  std::optional<RmsNorm> q_norm;
+  std::optional<RmsNorm> k_norm;
+  LoraLinear qkv;
+  LoraLinear o;
+  LoraLinear gate_up;
+  LoraLinear down;
+};
+
+class DecoderLayer {
+ public:
+  DecoderLayer(const Numerics& numerics, const ModelConfig& config, const Rotary* rotary,
+               DecoderLayerWeights weights);
+
+  // x: [tokens, hidden] -> the same. `positions`: [tokens] int64, positions in the rows.
+  at::Tensor Forward(const at::Tensor& x, const at::Tensor& positions,
+                     const std::vector<LayerSegment>& segments,
+                     const std::vector<AdapterSegment>& adapters) const;
+
+  // The same for training, after a prefix whose keys and values are constants (undefined: none).
+  at::Tensor TrainForward(const at::Tensor& x, const TrainingContext& context,
+                          const at::Tensor& prefix_keys, const at::Tensor& prefix_values,
+                          LayerTrace* trace) const;
+
+  // dy: [tokens, hidden] -> the gradient with respect to the layer's input (undefined unless `need_dx`).
+  // The adapter's gradients are added to `gradients`.
+  at::Tensor Backward(const at::Tensor& dy, const TrainingContext& context, const LayerTrace& trace,
+                      AdapterView& gradients, bool need_dx) const;
+
+ private:
+  struct Qkv {
+    at::Tensor q;  // [tokens, heads, head_dim], not yet rotated
+    at::Tensor k;  // [tokens, kv_heads, head_dim]
+    at::Tensor v;
+  };
+  Qkv Split(const at::Tensor& qkv) const;
+  at::Tensor Mlp(const at::Tensor& x, const std::vector<AdapterSegment>& adapters) const;
+  at::Tensor MlpBackward(const at::Tensor& dy, const TrainingContext& context,
+                         const LayerTrace& trace, AdapterView& gradients) const;
+  at::Tensor AttentionBackward(const at::Tensor& dy, const TrainingContext& context,
+                               const LayerTrace& trace, AdapterView& gradients, bool need_dx) const;
+
+  const Numerics numerics_;
+  const int64_t heads_;
+  const int64_t kv_heads_;
+  const int64_t head_dim_;
+  const Rotary* const rotary_;
+  const DecoderLayerWeights weights_;
+};
+
+// silu(gate) * up. gate_up: [tokens, 2 * width], the gate first -> [tokens, width].
+at::Tensor SiluMul(const at::Tensor& gate_up);
+// ds: [tokens, width] -> the gradient with respect to gate_up.
+at::Tensor SiluMulBackward(const at::Tensor& gate_up, const at::Tensor& ds);
+
+}  // namespace mayfly

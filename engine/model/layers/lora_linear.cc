@@ -1,0 +1,101 @@
+#include "engine/model/layers/lora_linear.h"
+
+#include <utility>
+
+#include <ATen/CPUGeneratorImpl.h>
+
+#include "engine/model/layers/cpu_ops.h"
+
+namespace mayfly {
+
+at::Tensor LoraDropout::Apply(const at::Tensor& x, int32_t layer, Module module) const {
+  if (!active()) return x;
+  const uint64_t stream = static_cast<uint64_t>(layer) * kModules + static_cast<uint64_t>(module);
+  at::Generator generator = at::detail::createCPUGenerator(seed_ ^ (stream * 0x9e3779b97f4a7c15));
+  const at::Tensor keep =
+      at::empty(x.sizes(), at::TensorOptions().dtype(at::kFloat)).bernoulli_(1 - probability_, generator);
+  return x.mul(keep.mul_(1 / (1 - probability_)).to(x.options()));
+}
+
+LoraLinear::LoraLinear(const Numerics& numerics, int32_t layer, Linear base,
+                       std::vector<Module> modules, const SlotLayout& layout)
+    : numerics_(numerics), layer_(layer), base_(std::move(base)) {
+  int64_t begin = 0;
+  for (const Module module : modules) {
+    const int64_t width = layout.shape(module).out;
+    outputs_.push_back({module, begin, width});
+    begin += width;
+  }
+}
+
+at::Tensor LoraLinear::Forward(const at::Tensor& x, const std::vector<AdapterSegment>& segments,
+                               const LoraDropout& dropout) const {
+  at::Tensor y = base_.Forward(x);
+  for (const AdapterSegment& segment : segments) {
+    if (segment.adapter == nullptr) continue;
+    if (numerics_.on_cpu() && segment.tokens <= kFewRows && !dropout.active()) {
+      AddAdapterFewRows(x, segment, y);
+    } else {
+      AddAdapter(x, segment, dropout, y);
+    }
+  }
+  return y;
+}
+
+void LoraLinear::AddAdapter(const at::Tensor& x, const AdapterSegment& segment,
+                            const LoraDropout& dropout, at::Tensor& y) const {
+  const AdapterView& adapter = *segment.adapter;
+  const at::Tensor input = x.narrow(0, segment.begin, segment.tokens);
+  for (const Output& output : outputs_) {
+    if (!adapter.Adapts(layer_, output.module)) continue;
+    const at::Tensor a = MatrixProduct(numerics_, dropout.Apply(input, layer_, output.module),
+                                       adapter.A(layer_, output.module).t());
+    y.narrow(0, segment.begin, segment.tokens)
+        .narrow(1, output.begin, output.width)
+        .add_(MatrixProduct(numerics_, a, adapter.B(layer_, output.module)), adapter.spec.scale());
+  }
+}
+
+void LoraLinear::AddAdapterFewRows(const at::Tensor& x, const AdapterSegment& segment,
+                                   at::Tensor& y) const {
+  const AdapterView& adapter = *segment.adapter;
+  const cpu::Kernels& kernels = cpu::BestKernels();
+  const int64_t rank = adapter.spec.rank, in = x.size(1), y_width = y.size(1);
+  const float* const input = x.const_data_ptr<float>() + segment.begin * in;
+  float* const y_rows = y.mutable_data_ptr<float>() + segment.begin * y_width;
+  std::vector<float> a(static_cast<size_t>(segment.tokens * rank));
+  for (const Output& output : outputs_) {
+    if (!adapter.Adapts(layer_, output.module)) continue;
+    kernels.linear(input, segment.tokens, in, AsWeightMatrix(adapter.A(layer_, output.module)),
+                   nullptr, 0, rank, a.data(), rank);
+    const cpu::WeightMatrix b = AsWeightMatrix(adapter.B(layer_, output.module));
+    for (int64_t token = 0; token < segment.tokens; ++token) {
+      kernels.expand(a.data() + token * rank, rank, b, output.width,
+                     static_cast<float>(adapter.spec.scale()), 0, output.width,
+                     y_rows + token * y_width + output.begin);
+    }
+  }
+}
+
+at::Tensor LoraLinear::Backward(const at::Tensor& x, const at::Tensor& dy, const AdapterView& adapter,
+                                const LoraDropout& dropout, AdapterView& gradients,
+                                bool need_dx) const {
+  at::Tensor dx = need_dx ? base_.BackwardInput(dy) : at::Tensor();
+  for (const Output& output : outputs_) {
+    const Module module = output.module;
+    if (!adapter.Adapts(layer_, module)) continue;
+    const at::Tensor input = dropout.Apply(x, layer_, module);
+    const at::Tensor weight_a = adapter.A(layer_, module);
+    const at::Tensor dy_module = dy.narrow(1, output.begin, output.width);
+    const at::Tensor a = MatrixProduct(numerics_, input, weight_a.t());
+    const at::Tensor da =
+        MatrixProduct(numerics_, dy_module, adapter.B(layer_, module).t()).mul_(adapter.spec.scale());
+    gradients.A(layer_, module).add_(MatrixProduct(numerics_, da.t(), input));
+    gradients.B(layer_, module)
+        .add_(MatrixProduct(numerics_, a.t(), dy_module), adapter.spec.scale());
+    if (need_dx) dx.add_(dropout.Apply(MatrixProduct(numerics_, da, weight_a), layer_, module));
+  }
+  return dx;
+}
+
+}  // namespace mayfly

@@ -1,0 +1,218 @@
+#include "engine/model/llama.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "engine/base/status_macros.h"
+
+namespace mayfly {
+namespace {
+
+// Takes a model's tensors by name and remembers the first failure, so that the code that builds a
+// layer reads as the layer does.
+class Loader {
+ public:
+  Loader(const ModelConfig& config, const Numerics& numerics, const SlotLayout& layout,
+         Checkpoint checkpoint)
+      : config_(config), numerics_(numerics), layout_(layout), checkpoint_(std::move(checkpoint)) {}
+
+  at::Tensor Take(const std::string& name, at::IntArrayRef shape) {
+    if (!status_.ok()) return {};
+    absl::StatusOr<at::Tensor> tensor = checkpoint_.Take(name, shape, numerics_.WeightOptions());
+    if (!tensor.ok()) {
+      status_ = tensor.status();
+      return {};
+    }
+    parameters_ += static_cast<uint64_t>(tensor->numel());
+    return *std::move(tensor);
+  }
+
+  RmsNorm Norm(const std::string& name, int64_t width) {
+    const at::Tensor weight = Take(name + ".weight", {width});
+    return status_.ok() ? RmsNorm(weight, config_.rms_norm_eps) : RmsNorm();
+  }
+
+  struct Part {
+    Module module;
+    bool bias;
+  };
+  // The modules that read the same input, as one product.
+  LoraLinear Fused(int32_t layer, const std::string& prefix, const std::vector<Part>& parts) {
+    std::vector<at::Tensor> weights, biases;
+    std::vector<Module> modules;
+    for (const auto& [module, bias] : parts) {
+      const ModuleShape& shape = layout_.shape(module);
+      const std::string name = absl::StrCat(prefix, ModuleName(module));
+      weights.push_back(Take(name + ".weight", {shape.out, shape.in}));
+      if (bias) biases.push_back(Take(name + ".bias", {shape.out}));
+      modules.push_back(module);
+    }
+    if (!status_.ok()) return {};
+    Linear base(numerics_, at::cat(weights, 0), biases.empty() ? at::Tensor() : at::cat(biases, 0));
+    return LoraLinear(numerics_, layer, std::move(base), std::move(modules), layout_);
+  }
+
+  DecoderLayerWeights Layer(int32_t layer) {
+    const std::string prefix = absl::StrCat("model.layers.", layer, ".");
+    const std::string attention = prefix + "self_attn.", mlp = prefix + "mlp.";
+    const bool bias = config_.attention_bias, mlp_bias = config_.mlp_bias;
+    DecoderLayerWeights weights;
+    weights.attention_norm = Norm(prefix + "input_layernorm", config_.hidden);
+    weights.mlp_norm = Norm(prefix + "post_attention_layernorm", config_.hidden);
+    if (config_.qk_norm) {
+      weights.q_norm = Norm(attention + "q_norm", config_.head_dim);
+      weights.k_norm = Norm(attention + "k_norm", config_.head_dim);
+    }
+    weights.qkv = Fused(layer, attention,
+                        {{Module::kQ, bias}, {Module::kK, bias}, {Module::kV, bias}});
+    weights.o = Fused(layer, attention, {{Module::kO, config_.attention_o_bias}});
+    weights.gate_up = Fused(layer, mlp, {{Module::kGate, mlp_bias}, {Module::kUp, mlp_bias}});
+    weights.down = Fused(layer, mlp, {{Module::kDown, mlp_bias}});
+    return weights;
+  }
+
+  // Tensors that nobody asked for change the result if they are real weights, so they are refused; a
+  // few are known to be copies.
+  absl::Status CheckNothingLeft() {
+    std::vector<std::string> extra;
+    for (const std::string& name : checkpoint_.Unused()) {
+      const bool tied_copy = config_.tied_embeddings && name == "lm_head.weight";
+      const bool rope_table = name.ends_with("rotary_emb.inv_freq");
+      if (!tied_copy && !rope_table) extra.push_back(name);
+    }
+    if (extra.empty()) return absl::OkStatus();
+    const size_t shown = std::min<size_t>(extra.size(), 3);
+    return absl::InvalidArgumentError(
+        absl::StrCat("the checkpoint has ", extra.size(), " tensors that ", config_.architecture,
+                     " does not have: ",
+                     absl::StrJoin(extra.begin(), extra.begin() + static_cast<ptrdiff_t>(shown), ", "),
+                     extra.size() > shown ? ", ..." : ""));
+  }
+
+  const absl::Status& status() const { return status_; }
+  uint64_t parameters() const { return parameters_; }
+
+ private:
+  const ModelConfig& config_;
+  const Numerics& numerics_;
+  const SlotLayout& layout_;
+  Checkpoint checkpoint_;
+  absl::Status status_;
+  uint64_t parameters_ = 0;
+};
+
+bool Cancelled(const TrainingBatch& batch) {
+  return batch.cancelled != nullptr && batch.cancelled->load(std::memory_order_relaxed);
+}
+
+at::Tensor Positions(const std::vector<ForwardSegment>& segments, at::Device device) {
+  std::vector<int64_t> positions;
+  for (const ForwardSegment& segment : segments) {
+    for (int64_t i = 0; i < segment.tokens; ++i) positions.push_back(segment.row_begin + i);
+  }
+  return at::tensor(positions, at::kLong).to(device);
+}
+
+}  // namespace
+
+Llama::Llama(const ModelConfig& config, const Numerics& numerics, int32_t window_tokens)
+    : config_(config),
+      numerics_(numerics),
+      rotary_(config.rope, config.head_dim, window_tokens, numerics.device) {}
+
+absl::StatusOr<std::unique_ptr<CausalLm>> Llama::Load(const ModelConfig& config,
+                                                      const Numerics& numerics,
+                                                      const SlotLayout& layout,
+                                                      int32_t window_tokens,
+                                                      Checkpoint checkpoint) {
+  auto model = std::unique_ptr<Llama>(new Llama(config, numerics, window_tokens));
+  Loader loader(config, numerics, layout, std::move(checkpoint));
+  model->embedding_ = loader.Take("model.embed_tokens.weight", {config.vocabulary, config.hidden});
+  for (int32_t layer = 0; layer < config.layers; ++layer) {
+    DecoderLayerWeights weights = loader.Layer(layer);
+    MAYFLY_RETURN_IF_ERROR(loader.status());
+    model->layers_.emplace_back(numerics, config, &model->rotary_, std::move(weights));
+  }
+  model->final_norm_ = loader.Norm("model.norm", config.hidden);
+  const at::Tensor head = config.tied_embeddings
+                              ? model->embedding_
+                              : loader.Take("lm_head.weight", {config.vocabulary, config.hidden});
+  MAYFLY_RETURN_IF_ERROR(loader.status());
+  MAYFLY_RETURN_IF_ERROR(loader.CheckNothingLeft());
+  model->lm_head_ = Linear(numerics, head);
+  model->parameters_ = loader.parameters();
+  return model;
+}
+
+at::Tensor Llama::Embed(const at::Tensor& tokens) const {
+  return embedding_.index_select(0, tokens).to(numerics_.activations);
+}
+
+at::Tensor Llama::Forward(const at::Tensor& tokens, const std::vector<ForwardSegment>& segments,
+                          const KvPool& kv) const {
+  const at::Tensor positions = Positions(segments, numerics_.device);
+  std::vector<AdapterSegment> adapters;
+  int64_t batch_begin = 0;
+  for (const ForwardSegment& segment : segments) {
+    adapters.push_back({batch_begin, segment.tokens, segment.adapter});
+    batch_begin += segment.tokens;
+  }
+  at::Tensor x = Embed(tokens);
+  std::vector<LayerSegment> places(segments.size());
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    for (size_t i = 0; i < segments.size(); ++i) {
+      const int64_t index = static_cast<int64_t>(layer);
+      places[i] = {adapters[i].begin, segments[i].tokens, segments[i].row_begin,
+                   kv.Keys(segments[i].row, index), kv.Values(segments[i].row, index)};
+    }
+    x = layers_[layer].Forward(x, positions, places, adapters);
+  }
+  return final_norm_.Forward(x);
+}
+
+at::Tensor Llama::Logits(const at::Tensor& hidden) const { return lm_head_.Forward(hidden); }
+
+at::Tensor Llama::LogitsBackward(const at::Tensor& dlogits) const {
+  return lm_head_.BackwardInput(dlogits);
+}
+
+at::Tensor Llama::TrainForward(const TrainingBatch& batch, TrainingTrace* trace) const {
+  const int64_t tokens = batch.tokens.size(0);
+  trace->context = {batch.adapter, batch.dropout,
+                    at::arange(batch.row_begin, batch.row_begin + tokens,
+                               at::TensorOptions(numerics_.device).dtype(at::kLong))};
+  trace->layers.assign(layers_.size(), {});
+  at::Tensor x = Embed(batch.tokens);
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    if (Cancelled(batch)) return {};
+    at::Tensor prefix_keys, prefix_values;
+    if (batch.prefix != nullptr) {
+      const int64_t index = static_cast<int64_t>(layer);
+      const int64_t length = batch.row_begin - batch.prefix_begin;
+      prefix_keys = batch.prefix->Keys(batch.prefix_row, index).narrow(1, batch.prefix_begin, length);
+      prefix_values =
+          batch.prefix->Values(batch.prefix_row, index).narrow(1, batch.prefix_begin, length);
+    }
+    x = layers_[layer].TrainForward(x, trace->context, prefix_keys, prefix_values,
+                                    &trace->layers[layer]);
+  }
+  trace->last_hidden = x;
+  return final_norm_.Forward(x);
+}
+
+bool Llama::TrainBackward(const at::Tensor& dhidden, const TrainingBatch& batch, TrainingTrace* trace,
+                          AdapterView& gradients) const {
+  at::Tensor dx = final_norm_.Backward(trace->last_hidden, dhidden);
+  // Below the lowest adapted layer nothing is learned.
+  const size_t lowest = static_cast<size_t>(batch.adapter->spec.first_layer);
+  for (size_t layer = layers_.size(); layer-- > lowest;) {
+    if (Cancelled(batch)) return false;
+    dx = layers_[layer].Backward(dx, trace->context, trace->layers[layer], gradients,
+                                 /*need_dx=*/layer > lowest);
+    trace->layers[layer] = {};
+  }
+  return true;
+}
+
+}  // namespace mayfly

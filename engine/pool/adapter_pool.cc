@@ -1,0 +1,89 @@
+#include "engine/pool/adapter_pool.h"
+
+#include <cmath>
+
+#include <ATen/CPUGeneratorImpl.h>
+
+namespace mayfly {
+namespace {
+
+void CopySpans(const std::vector<Span>& spans, const at::Tensor& from, const at::Tensor& to) {
+  for (const Span& span : spans) {
+    to.narrow(0, span.offset, span.count).copy_(from.narrow(0, span.offset, span.count));
+  }
+}
+
+void ZeroSpans(const std::vector<Span>& spans, const at::Tensor& row) {
+  for (const Span& span : spans) row.narrow(0, span.offset, span.count).zero_();
+}
+
+}  // namespace
+
+AdapterPool::AdapterPool(const SlotLayout& layout, const Numerics& numerics, int32_t rows)
+    : layout_(layout),
+      serving_(at::zeros({rows, layout.adapter_elements()}, numerics.WeightOptions())),
+      master_(at::zeros({rows, layout.adapter_elements()},
+                        numerics.WeightOptions().dtype(at::kFloat))),
+      moment1_(at::zeros_like(master_)),
+      moment2_(at::zeros_like(master_)),
+      checkpoint_(at::zeros_like(master_)) {}
+
+void AdapterPool::Initialize(int64_t row, const AdapterSpec& spec) {
+  const AdapterView master{&layout_, spec, master_[row]};
+  at::Generator generator = at::detail::createCPUGenerator(spec.seed);
+  for (int32_t layer = 0; layer < layout_.layers(); ++layer) {
+    for (const Module module : kAllModules) {
+      if (!master.Adapts(layer, module)) continue;
+      const double bound = 1 / std::sqrt(layout_.shape(module).in);
+      at::Tensor a = master.A(layer, module);
+      a.copy_(at::empty(a.sizes(), at::TensorOptions().dtype(at::kFloat))
+                  .uniform_(-bound, bound, generator));
+      master.B(layer, module).zero_();
+    }
+  }
+  const std::vector<Span> spans = layout_.ActiveSpans(spec);
+  ZeroSpans(spans, moment1_[row]);
+  ZeroSpans(spans, moment2_[row]);
+  SaveCheckpoint(row, spec);
+  Publish(row, spec);
+}
+
+AdapterState AdapterPool::State(int64_t row) const {
+  return {serving_[row], master_[row], moment1_[row], moment2_[row], checkpoint_[row]};
+}
+
+AdapterView AdapterPool::Serving(int64_t row, const AdapterSpec& spec) const {
+  return {&layout_, spec, serving_[row]};
+}
+
+void AdapterPool::Publish(int64_t row, const AdapterSpec& spec) {
+  CopySpans(layout_.ActiveSpans(spec), master_[row], serving_[row]);
+}
+
+void AdapterPool::SaveCheckpoint(int64_t row, const AdapterSpec& spec) {
+  CopySpans(layout_.ActiveSpans(spec), master_[row], checkpoint_[row]);
+}
+
+void AdapterPool::RestoreCheckpoint(int64_t row, const AdapterSpec& spec) {
+  const std::vector<Span> spans = layout_.ActiveSpans(spec);
+  CopySpans(spans, checkpoint_[row], master_[row]);
+  ZeroSpans(spans, moment1_[row]);
+  ZeroSpans(spans, moment2_[row]);
+  Publish(row, spec);
+}
+
+void AdapterPool::Zero(int64_t row, const AdapterSpec& spec) {
+  const std::vector<Span> spans = layout_.ActiveSpans(spec);
+  for (const at::Tensor& pool : {serving_, master_, moment1_, moment2_, checkpoint_}) {
+    ZeroSpans(spans, pool[row]);
+  }
+}
+
+bool AdapterPool::IsZero(int64_t row) const {
+  for (const at::Tensor& pool : {serving_, master_, moment1_, moment2_, checkpoint_}) {
+    if (pool[row].any().item<bool>()) return false;
+  }
+  return true;
+}
+
+}  // namespace mayfly

@@ -1,0 +1,38 @@
+#pragma once
+
+// Keys and values of every row, allocated once. One row more than there are slots serves the frozen
+// base model's comparisons. Owned by the engine loop; a training pass reads a row while the loop
+// leaves that row alone.
+
+#include <cstdint>
+
+#include <ATen/ATen.h>
+
+#include "engine/device/numerics.h"
+#include "engine/model/model_config.h"
+
+namespace mayfly {
+
+class KvPool {
+ public:
+  KvPool(const ModelConfig& model, const Numerics& numerics, int32_t rows, int32_t window_tokens);
+
+  // One layer of a row: [kv_heads, window_tokens, head_dim].
+  at::Tensor Keys(int64_t row, int64_t layer) const { return keys_[row][layer]; }
+  at::Tensor Values(int64_t row, int64_t layer) const { return values_[row][layer]; }
+
+  // Zeroes the first `tokens` positions of a row: all that was ever written.
+  void Zero(int64_t row, int64_t tokens);
+  // Whether every byte of the row is zero.
+  bool IsZero(int64_t row) const;
+
+  // The row of the frozen base model.
+  int64_t base_row() const { return keys_.size(0) - 1; }
+  int32_t window_tokens() const { return static_cast<int32_t>(keys_.size(3)); }
+
+ private:
+  at::Tensor keys_;  // [rows + 1, layers, kv_heads, window_tokens, head_dim], weights' type
+  at::Tensor values_;
+};
+
+}  // namespace mayfly

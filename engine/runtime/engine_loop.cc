@@ -1,0 +1,642 @@
+#include "engine/runtime/engine_loop.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include <ATen/Parallel.h>
+
+#include "absl/strings/str_cat.h"
+#include "engine/device/torch_guard.h"
+
+namespace mayfly {
+namespace {
+
+// Sessions bound what they send; the mailbox itself need not.
+constexpr size_t kUnbounded = static_cast<size_t>(-1);
+// Tokens before a generation that its first word's spelling may depend on.
+constexpr int64_t kDecoderContext = 8;
+
+absl::Status CancelledStatus() { return absl::CancelledError("cancelled"); }
+
+TokenCounts CountTokens(const std::vector<TokenId>& tokens) {
+  TokenCounts counts;
+  for (const TokenId token : tokens) ++counts[token];
+  return counts;
+}
+
+bool Contains(const std::vector<TokenId>& ids, TokenId id) {
+  return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
+
+}  // namespace
+
+EngineLoop::EngineLoop(EngineParts parts, EngineMetrics* metrics, const Logger* logger,
+                       const Clock* clock)
+    : parts_(std::move(parts)),
+      metrics_(metrics),
+      logger_(logger),
+      clock_(clock),
+      runner_(parts_.model.get(), parts_.kv.get()),
+      free_rows_(parts_.info.rows),
+      scheduler_(parts_.step_tokens),
+      slots_(parts_.info.rows),
+      serving_(static_cast<size_t>(parts_.info.rows)),
+      mailbox_(kUnbounded),
+      delivery_(parts_.tokenizer.get(), parts_.chat_template.get(),
+                [this](RowHandle row, WorkId id, int32_t tokens) {
+                  mailbox_.PostUnbounded(StopMessage{row, id, tokens});
+                }),
+      trainer_(std::make_unique<Trainer>(
+          parts_.model.get(), parts_.kv.get(), parts_.layout.get(), parts_.numerics, parts_.threads,
+          clock, metrics, [this](UpdateResult result) { mailbox_.PostUnbounded(std::move(result)); })),
+      thread_([this] { LoopMain(); }) {}
+
+EngineLoop::~EngineLoop() {
+  mailbox_.Close();
+  thread_.join();
+}
+
+absl::Status EngineLoop::Open(const RowOptions& options, std::shared_ptr<TokenSink> sink) {
+  if (!healthy()) return absl::UnavailableError("the engine has failed");
+  if (!mailbox_.Post(OpenMessage{options, std::move(sink)})) {
+    return absl::UnavailableError("the engine is stopping");
+  }
+  return absl::OkStatus();
+}
+
+void EngineLoop::Submit(RowHandle row, WorkId id, RowWork work) {
+  mailbox_.PostUnbounded(SubmitMessage{row, {id, std::move(work), clock_->Now()}});
+}
+
+void EngineLoop::Tokenize(TextInput text, WorkId id, std::shared_ptr<TokenSink> sink) {
+  delivery_.Tokenize(std::move(text), id, std::move(sink));
+}
+
+void EngineLoop::Advance(RowHandle row, WorkId id, uint64_t horizon) {
+  mailbox_.PostUnbounded(AdvanceMessage{row, id, horizon});
+}
+
+void EngineLoop::Cancel(RowHandle row, WorkId id) { mailbox_.PostUnbounded(CancelMessage{row, id}); }
+
+void EngineLoop::Close(RowHandle row) {
+  mailbox_.PostUnbounded(CloseMessage{row, clock_->Now()});
+}
+
+// ---- The loop ------------------------------------------------------------------------------
+
+void EngineLoop::LoopMain() {
+  const c10::InferenceMode no_autograd;
+  at::set_num_threads(parts_.threads);
+  UpdateRowMetrics();
+  bool busy = false;
+  while (true) {
+    std::deque<Message> messages = busy ? mailbox_.TakeAll() : mailbox_.WaitAndTakeAll();
+    if (messages.empty() && mailbox_.closed()) break;
+    for (Message& message : messages) {
+      std::visit([this](auto& body) { Handle(std::move(body)); }, message);
+    }
+    for (auto& [row, sequence] : sequences_) {
+      FinishFeedIfDone(sequence);
+      StartWork(sequence);
+    }
+    const StepPlan plan = scheduler_.Next(Demands());
+    busy = !plan.slices.empty();
+    if (busy) RunStep(plan);
+  }
+  // Updates in flight end at their next layer; then nobody holds a row any more.
+  for (auto& [row, sequence] : sequences_) {
+    if (sequence.update_cancelled) sequence.update_cancelled->store(true);
+  }
+  trainer_.reset();
+}
+
+void EngineLoop::Handle(OpenMessage message) {
+  const std::optional<RowHandle> handle = slots_.Take();
+  if (!handle || !healthy()) {
+    const absl::Status status =
+        healthy() ? absl::ResourceExhaustedError(
+                        absl::StrCat("all ", slots_.rows(), " rows are taken"))
+                  : absl::UnavailableError("the engine has failed");
+    delivery_.Post({{}, std::move(message.sink), 0, PlainEvent{{0, RowRefused{status}}}});
+    return;
+  }
+  Sequence& sequence = sequences_[handle->row];
+  sequence = Sequence{};
+  sequence.handle = *handle;
+  sequence.sink = std::move(message.sink);
+  sequence.options = message.options;
+  const AdapterSpec& spec = message.options.adapter;
+  if (spec.enabled()) {
+    parts_.adapters->Initialize(handle->row, spec);
+    serving_[static_cast<size_t>(handle->row)] =
+        std::make_unique<AdapterView>(parts_.adapters->Serving(handle->row, spec));
+  }
+  UpdateRowMetrics();
+  Emit(sequence, 0, RowOpened{*handle, parts_.info.row_bytes});
+}
+
+void EngineLoop::Handle(SubmitMessage message) {
+  Sequence* const sequence = Find(message.row);
+  if (sequence != nullptr && !sequence->closing) {
+    sequence->queue.push_back(std::move(message.work));
+  }
+}
+
+void EngineLoop::Handle(AdvanceMessage message) {
+  Sequence* const sequence = Find(message.row);
+  if (sequence == nullptr || !sequence->generation) return;
+  Generation& generation = *sequence->generation;
+  if (generation.id != message.id || generation.finished) return;
+  generation.work.horizon = std::max(generation.work.horizon, message.horizon);
+  generation.paused = sequence->window.end() >= generation.work.horizon;
+}
+
+void EngineLoop::Handle(CancelMessage message) {
+  Sequence* const sequence = Find(message.row);
+  if (sequence == nullptr || sequence->closing) return;
+  if (sequence->generation && sequence->generation->id == message.id) {
+    if (!sequence->generation->finished) FinishGeneration(*sequence, FinishReason::kCancelled);
+  } else if (sequence->feed && sequence->feed->id == message.id) {
+    AbortFeed(*sequence, CancelledStatus());
+  } else if (sequence->update_id == message.id) {
+    sequence->update_cancelled->store(true);
+  } else {
+    const auto it = std::find_if(sequence->queue.begin(), sequence->queue.end(),
+                                 [&](const QueuedWork& work) { return work.id == message.id; });
+    if (it == sequence->queue.end()) return;
+    if (std::holds_alternative<GenerateWork>(it->work)) {
+      Emit(*sequence, it->id, GenerationDone{.reason = FinishReason::kCancelled});
+    } else if (std::holds_alternative<UpdateWork>(it->work)) {
+      Emit(*sequence, it->id,
+           UpdateDone{.outcome = UpdateOutcome::kSkipped, .reason = "cancelled",
+                      .adapter_version = sequence->version});
+    } else {
+      Emit(*sequence, it->id, WorkFailed{CancelledStatus()});
+    }
+    sequence->queue.erase(it);
+  }
+}
+
+void EngineLoop::Handle(CloseMessage message) {
+  Sequence* const sequence = Find(message.row);
+  if (sequence == nullptr || sequence->closing) return;
+  sequence->closing = true;
+  sequence->close_requested = message.requested;
+  if (sequence->update_cancelled) sequence->update_cancelled->store(true);
+  slots_.MarkClosing(sequence->handle);
+  UpdateRowMetrics();
+  ReleaseIfDone(*sequence);
+}
+
+void EngineLoop::Handle(StopMessage message) {
+  Sequence* const sequence = Find(message.row);
+  if (sequence == nullptr || sequence->closing || !sequence->generation) return;
+  Generation& generation = *sequence->generation;
+  if (generation.id != message.id) return;
+  sequence->window.Truncate(generation.begin + static_cast<uint64_t>(message.tokens));
+  if (base_row_.owner == message.row) base_row_.length = 0;
+  generation.tokens = message.tokens;
+  FinishGeneration(*sequence, FinishReason::kStop, /*stop_confirmed=*/true);
+}
+
+void EngineLoop::Handle(UpdateResult result) {
+  Sequence* const sequence = Find(result.row);
+  MAYFLY_CHECK(sequence != nullptr && sequence->update_id == result.id);
+  sequence->update_id.reset();
+  sequence->update_cancelled.reset();
+  sequence->optimizer_steps = result.steps;
+  if (sequence->closing) {
+    ReleaseIfDone(*sequence);
+    return;
+  }
+  if (result.done.outcome == UpdateOutcome::kApplied) {
+    parts_.adapters->Publish(result.row.row, sequence->options.adapter);
+    ++sequence->version;
+  }
+  result.done.adapter_version = sequence->version;
+  Emit(*sequence, result.id, std::move(result.done));
+}
+
+// ---- Starting work -------------------------------------------------------------------------
+
+void EngineLoop::StartWork(Sequence& sequence) {
+  while (sequence.idle() && !sequence.queue.empty()) {
+    QueuedWork queued = std::move(sequence.queue.front());
+    sequence.queue.pop_front();
+    std::visit([&](auto& work) { Start(sequence, queued, work); }, queued.work);
+  }
+}
+
+void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, PrefillWork& work) {
+  Window& window = sequence.window;
+  const int64_t count = static_cast<int64_t>(work.tokens.size());
+  if (window.size() + count > sequence.options.window_tokens) {
+    Emit(sequence, queued.id,
+         WorkFailed{absl::OutOfRangeError(absl::StrCat("the window holds ", window.size(), " of ",
+                                                       sequence.options.window_tokens,
+                                                       " tokens, ", count, " more do not fit"))});
+    return;
+  }
+  Feed feed{.id = queued.id, .kind = Feed::Kind::kPrefill};
+  feed.tokens = static_cast<int32_t>(count);
+  feed.score_from = work.score ? window.size() : window.size() + count;
+  feed.score_to = window.size() + count;
+  feed.then_base = work.score_base;
+  const float unknown = std::numeric_limits<float>::quiet_NaN();
+  if (work.score) feed.logprobs.assign(work.tokens.size(), unknown);
+  if (work.score_base) feed.base_logprobs.assign(work.tokens.size(), unknown);
+  window.tokens.insert(window.tokens.end(), work.tokens.begin(), work.tokens.end());
+  sequence.feed = std::move(feed);
+  FinishFeedIfDone(sequence);
+}
+
+void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, GenerateWork& work) {
+  if (sequence.window.size() == 0) {
+    Emit(sequence, queued.id,
+         WorkFailed{absl::FailedPreconditionError("nothing to continue: the window is empty")});
+    return;
+  }
+  Generation generation;
+  generation.id = queued.id;
+  generation.work = std::move(work);
+  generation.begin = sequence.window.end();
+  generation.submitted = queued.submitted;
+  if (generation.counts_window()) generation.window_counts = CountTokens(sequence.window.tokens);
+  const std::vector<TokenId>& tokens = sequence.window.tokens;
+  const auto context = tokens.end() - std::min(kDecoderContext, sequence.window.size());
+  Deliver(sequence, queued.id, GenerationBegun{generation.work.stop, {context, tokens.end()}});
+  sequence.generation = std::move(generation);
+  PauseAtHorizon(sequence);
+}
+
+void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, RefreshWork& work) {
+  sequence.window.Restart(work.keep_tokens);
+  const int64_t size = sequence.window.size();
+  sequence.feed =
+      Feed{.id = queued.id, .kind = Feed::Kind::kRefresh, .score_from = size, .score_to = size};
+  FinishFeedIfDone(sequence);
+}
+
+void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, ScoreBaseWork& work) {
+  const Window& window = sequence.window;
+  if (work.begin < window.start || work.end > window.end() || work.begin >= work.end) {
+    Emit(sequence, queued.id,
+         WorkFailed{absl::OutOfRangeError(
+             absl::StrCat("tokens ", work.begin, "..", work.end, " do not lie in the window ",
+                          window.start, "..", window.end()))});
+    return;
+  }
+  Feed feed{.id = queued.id, .kind = Feed::Kind::kScoreBase, .base = true};
+  feed.tokens = static_cast<int32_t>(work.end - work.begin);
+  feed.score_from = static_cast<int64_t>(work.begin - window.start);
+  feed.score_to = static_cast<int64_t>(work.end - window.start);
+  feed.base_logprobs.assign(work.end - work.begin, std::numeric_limits<float>::quiet_NaN());
+  sequence.feed = std::move(feed);
+  FinishFeedIfDone(sequence);
+}
+
+void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, UpdateWork& work) {
+  const Window& window = sequence.window;
+  const bool newest = !work.tokens.empty() && work.begin >= window.start &&
+                      work.begin + work.tokens.size() == window.end();
+  const bool context_there =
+      work.gradient_scope == GradientScope::kWindow ||
+      (newest && work.context.size() <= work.begin - window.start && window.to_feed() <= 0);
+  if (!sequence.options.adapter.enabled() || !newest || !context_there) {
+    Emit(sequence, queued.id,
+         UpdateDone{.outcome = UpdateOutcome::kFailed,
+                    .reason = absl::StrCat("the row cannot learn ", work.tokens.size(),
+                                           " tokens from ", work.begin, " with ",
+                                           work.context.size(), " before them"),
+                    .adapter_version = sequence.version});
+    return;
+  }
+  sequence.update_id = queued.id;
+  sequence.update_cancelled = std::make_shared<std::atomic<bool>>(false);
+  UpdateJob job;
+  job.row = sequence.handle;
+  job.id = queued.id;
+  job.work = std::move(work);
+  job.spec = sequence.options.adapter;
+  job.state = parts_.adapters->State(sequence.handle.row);
+  job.steps = sequence.optimizer_steps;
+  job.row_begin = static_cast<int64_t>(job.work.begin - window.start);
+  job.cancelled = sequence.update_cancelled;
+  job.queued = queued.submitted;
+  trainer_->Submit(std::move(job));
+}
+
+void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, CheckpointWork&) {
+  ChangeAdapter(sequence, queued.id, /*new_version=*/false, [&] {
+    parts_.adapters->SaveCheckpoint(sequence.handle.row, sequence.options.adapter);
+  });
+}
+
+void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, RollBackWork&) {
+  ChangeAdapter(sequence, queued.id, /*new_version=*/true, [&] {
+    parts_.adapters->RestoreCheckpoint(sequence.handle.row, sequence.options.adapter);
+    sequence.optimizer_steps = 0;
+  });
+}
+
+void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, ResetWork&) {
+  ChangeAdapter(sequence, queued.id, /*new_version=*/true, [&] {
+    parts_.adapters->Initialize(sequence.handle.row, sequence.options.adapter);
+    sequence.optimizer_steps = 0;
+  });
+}
+
+void EngineLoop::ChangeAdapter(Sequence& sequence, WorkId id, bool new_version,
+                               const std::function<void()>& change) {
+  if (!sequence.options.adapter.enabled()) {
+    Emit(sequence, id, WorkFailed{absl::FailedPreconditionError("the session has no adapter")});
+    return;
+  }
+  if (const absl::Status status = RunGuarded("changing the adapter", change); !status.ok()) {
+    Emit(sequence, id, WorkFailed{status});
+    return;
+  }
+  if (new_version) ++sequence.version;
+  Emit(sequence, id, AdapterChanged{sequence.version});
+}
+
+// ---- One step ------------------------------------------------------------------------------
+
+std::vector<RowDemand> EngineLoop::Demands() {
+  std::vector<RowDemand> demands;
+  for (auto& [row, sequence] : sequences_) {
+    if (sequence.closing || sequence.update_id) continue;
+    if (const int64_t tokens = RemainingFeed(sequence); tokens > 0) {
+      demands.push_back({row, tokens, false});
+    } else if (!sequence.feed && sequence.generating()) {
+      demands.push_back({row, 1, true});
+    }
+  }
+  return demands;
+}
+
+int64_t EngineLoop::RemainingFeed(const Sequence& sequence) {
+  if (!sequence.feed) return sequence.generating() ? sequence.window.to_feed() : 0;
+  if (!sequence.feed->base) return sequence.window.to_feed();
+  return ClaimBaseRow(sequence) ? sequence.feed->score_to - 1 - base_row_.length : 0;
+}
+
+// The frozen base model has one row; a comparison takes it until it is done, and finds there what an
+// earlier comparison of the same window left.
+bool EngineLoop::ClaimBaseRow(const Sequence& sequence) {
+  if (base_row_.in_use) return base_row_.owner == sequence.handle;
+  const bool same = base_row_.owner == sequence.handle && base_row_.start == sequence.window.start;
+  const int64_t known = same ? base_row_.length : 0;
+  base_row_ = {sequence.handle, sequence.window.start,
+               std::min(known, std::max<int64_t>(0, sequence.feed->score_from - 1)),
+               base_row_.written, true};
+  return true;
+}
+
+void EngineLoop::RunStep(const StepPlan& plan) {
+  const TimePoint begin = clock_->Now();
+  std::vector<RunSlice> slices;
+  for (const StepSlice& slice : plan.slices) slices.push_back(MakeSlice(slice));
+  std::vector<RunOutput> outputs;
+  const absl::Status status = RunGuarded("step", [&] { outputs = runner_.Run(slices); });
+  if (!status.ok()) {
+    FailStep(plan, status);
+    return;
+  }
+  Histogram& seconds =
+      plan.decodes() ? metrics_->decode_step_seconds : metrics_->prefill_step_seconds;
+  seconds.Observe(Seconds(clock_->Now() - begin));
+  metrics_->step_batch_size.Observe(static_cast<double>(plan.slices.size()));
+  metrics_->step_tokens.Observe(static_cast<double>(plan.tokens()));
+  for (size_t i = 0; i < outputs.size(); ++i) Apply(plan.slices[i], outputs[i]);
+}
+
+RunSlice EngineLoop::MakeSlice(const StepSlice& slice) {
+  Sequence& sequence = sequences_.at(slice.row);
+  RunSlice run = FeedSlice(sequence, slice.tokens);
+  if (run.row == slice.row) run.adapter = serving_[static_cast<size_t>(slice.row)].get();
+  run.want_logits = slice.decode;
+  if (slice.decode && !sequence.generation->started) {
+    sequence.generation->started = clock_->Now();
+  }
+  return run;
+}
+
+RunSlice EngineLoop::FeedSlice(Sequence& sequence, int64_t tokens) {
+  Window& window = sequence.window;
+  const bool base = sequence.feed && sequence.feed->base;
+  const int64_t begin = base ? base_row_.length : window.kv_length;
+  RunSlice run;
+  run.row = base ? parts_.kv->base_row() : sequence.handle.row;
+  run.row_begin = begin;
+  run.tokens = std::span(window.tokens).subspan(static_cast<size_t>(begin), static_cast<size_t>(tokens));
+  if (sequence.feed) {
+    // The hidden state of token i predicts token i + 1.
+    const int64_t from = std::max(sequence.feed->score_from, begin + 1);
+    const int64_t to = std::min(sequence.feed->score_to, begin + 1 + tokens);
+    if (from < to) {
+      run.targets = std::span(window.tokens)
+                        .subspan(static_cast<size_t>(from), static_cast<size_t>(to - from));
+    }
+  }
+  int64_t& written = base ? base_row_.written : window.kv_written;
+  written = std::max(written, begin + tokens);
+  return run;
+}
+
+void EngineLoop::Apply(const StepSlice& slice, RunOutput& output) {
+  Sequence& sequence = sequences_.at(slice.row);
+  if (slice.decode) {
+    sequence.window.kv_length += slice.tokens;
+    ApplyToken(sequence, output);
+  } else if (sequence.feed) {
+    ApplyFeed(sequence, slice.tokens, output);
+  } else {
+    sequence.window.kv_length += slice.tokens;  // a generation catches up
+  }
+}
+
+void EngineLoop::ApplyFeed(Sequence& sequence, int64_t tokens, const RunOutput& output) {
+  Feed& feed = *sequence.feed;
+  int64_t& length = feed.base ? base_row_.length : sequence.window.kv_length;
+  const int64_t first = std::max(feed.score_from, length + 1) - feed.score_from;
+  std::vector<float>& logprobs = feed.base ? feed.base_logprobs : feed.logprobs;
+  std::copy(output.logprobs.begin(), output.logprobs.end(), logprobs.begin() + first);
+  length += tokens;
+  FinishFeedIfDone(sequence);
+}
+
+void EngineLoop::FinishFeedIfDone(Sequence& sequence) {
+  if (!sequence.feed) return;
+  Feed& feed = *sequence.feed;
+  if (!feed.base && sequence.window.to_feed() > 0) return;
+  if (feed.base && (!ClaimBaseRow(sequence) || base_row_.length < feed.score_to - 1)) return;
+  if (feed.base) base_row_.in_use = false;
+  if (feed.then_base) {
+    feed.base = true;
+    feed.then_base = false;
+    feed.score_from = feed.score_to - feed.tokens;
+    FinishFeedIfDone(sequence);
+    return;
+  }
+  const Feed done = std::exchange(sequence.feed, std::nullopt).value();
+  if (done.kind == Feed::Kind::kRefresh) {
+    Emit(sequence, done.id, RefreshDone{});
+    return;
+  }
+  if (done.kind == Feed::Kind::kPrefill) {
+    metrics_->prompt_tokens.Increment(static_cast<uint64_t>(done.tokens));
+  }
+  Emit(sequence, done.id, Scored{true, done.tokens, done.logprobs, done.base_logprobs});
+}
+
+void EngineLoop::AbortFeed(Sequence& sequence, const absl::Status& status) {
+  const Feed feed = std::exchange(sequence.feed, std::nullopt).value();
+  if (feed.base && base_row_.owner == sequence.handle) base_row_.in_use = false;
+  WorkFailed failed{status};
+  if (feed.kind == Feed::Kind::kPrefill) {
+    // Tokens without keys leave, but for the newest of those that have been fed.
+    Window& window = sequence.window;
+    const int64_t before = window.size() - feed.tokens;
+    window.Truncate(window.start + static_cast<uint64_t>(std::max(before, window.kv_length + 1)));
+    failed.tokens_done = static_cast<int32_t>(window.size() - before);
+  }
+  Emit(sequence, feed.id, std::move(failed));
+}
+
+// ---- Generation ----------------------------------------------------------------------------
+
+GeneratedToken EngineLoop::Sample(Sequence& sequence, RunOutput& output) {
+  Generation& generation = *sequence.generation;
+  const std::span<float> logits(output.logits.mutable_data_ptr<float>(),
+                                static_cast<size_t>(output.logits.numel()));
+  GeneratedToken token;
+  token.adapter_version = sequence.version;
+  for (const TokenId id : TopTokens(logits, generation.work.logprobs)) {
+    token.top.push_back({id, logits[static_cast<size_t>(id)] - output.log_sum_exp, {}});
+  }
+  std::vector<float> before_penalties;
+  const bool penalized = generation.counts_window() || generation.counts_generated();
+  if (penalized) before_penalties.assign(logits.begin(), logits.end());
+  token.id = SampleToken(generation.work.sampling,
+                         {logits, &generation.window_counts, &generation.generated_counts,
+                          sequence.window.end()});
+  const float logit = penalized ? before_penalties[static_cast<size_t>(token.id)]
+                                : logits[static_cast<size_t>(token.id)];
+  token.logprob = logit - output.log_sum_exp;
+  return token;
+}
+
+void EngineLoop::ApplyToken(Sequence& sequence, RunOutput& output) {
+  Generation& generation = *sequence.generation;
+  GeneratedToken token = Sample(sequence, output);
+  const TokenId id = token.id;
+  sequence.window.tokens.push_back(id);
+  generation.Count(id);
+  metrics_->generated_tokens.Increment();
+  if (!generation.first_token) generation.first_token = clock_->Now();
+
+  const GenerateWork& work = generation.work;
+  const bool eos = !work.ignore_eos && Contains(parts_.info.eos_token_ids, id);
+  const bool stop = Contains(work.stop_token_ids, id);
+  Deliver(sequence, generation.id, TokenProduced{std::move(token), eos || stop});
+  if (eos || stop) {
+    FinishGeneration(sequence, eos ? FinishReason::kEos : FinishReason::kStop);
+  } else if (generation.tokens >= work.max_tokens) {
+    FinishGeneration(sequence, FinishReason::kLength);
+  } else {
+    PauseAtHorizon(sequence);
+  }
+}
+
+void EngineLoop::PauseAtHorizon(Sequence& sequence) {
+  Generation& generation = *sequence.generation;
+  const uint64_t window_end =
+      sequence.window.start + static_cast<uint64_t>(sequence.options.window_tokens);
+  const uint64_t position = sequence.window.end();
+  if (position < std::min(generation.work.horizon, window_end)) return;
+  generation.paused = true;
+  Deliver(sequence, generation.id, GenerationAtHorizon{position});
+}
+
+void EngineLoop::FinishGeneration(Sequence& sequence, FinishReason reason, bool stop_confirmed) {
+  Generation& generation = *sequence.generation;
+  generation.finished = true;
+  const auto since = [&](TimePoint time) { return Seconds(time - generation.submitted); };
+  GenerationDone done{.reason = reason, .tokens = generation.tokens};
+  if (generation.started) done.queue_seconds = since(*generation.started);
+  if (generation.first_token) done.first_token_seconds = since(*generation.first_token);
+  done.total_seconds = since(clock_->Now());
+  Deliver(sequence, generation.id, GenerationEnded{done, stop_confirmed});
+}
+
+// ---- Faults --------------------------------------------------------------------------------
+
+void EngineLoop::FailStep(const StepPlan& plan, const absl::Status& status) {
+  logger_->Error("step_failed", {{"error", std::string(status.message())}});
+  for (const StepSlice& slice : plan.slices) {
+    Sequence& sequence = sequences_.at(slice.row);
+    if (sequence.feed) {
+      AbortFeed(sequence, status);
+    } else {
+      sequence.generation->finished = true;
+      Emit(sequence, sequence.generation->id, WorkFailed{status, sequence.generation->tokens});
+    }
+  }
+  // A fault that a fresh small computation meets again is the device's.
+  const absl::Status probe = RunGuarded("probing the device", [&] {
+    at::ones({16}, parts_.numerics.ActivationOptions()).sum().item<float>();
+  });
+  if (!probe.ok()) FailEngine(probe);
+}
+
+void EngineLoop::FailEngine(const absl::Status& status) {
+  logger_->Error("engine_failed", {{"error", std::string(status.message())}});
+  healthy_.store(false);
+  for (auto& [row, sequence] : sequences_) Emit(sequence, 0, EngineFailed{status});
+}
+
+// ---- Rows ----------------------------------------------------------------------------------
+
+Sequence* EngineLoop::Find(RowHandle row) {
+  return slots_.Owns(row) ? &sequences_.at(row.row) : nullptr;
+}
+
+void EngineLoop::ReleaseIfDone(Sequence& sequence) {
+  if (sequence.update_id) return;
+  const RowHandle handle = sequence.handle;
+  parts_.kv->Zero(handle.row, sequence.window.kv_written);
+  if (base_row_.owner == handle) {
+    parts_.kv->Zero(parts_.kv->base_row(), base_row_.written);
+    base_row_ = {};
+  }
+  if (sequence.options.adapter.enabled()) {
+    parts_.adapters->Zero(handle.row, sequence.options.adapter);
+    serving_[static_cast<size_t>(handle.row)].reset();
+  }
+  slots_.Release(handle);
+  const double seconds = Seconds(clock_->Now() - sequence.close_requested);
+  metrics_->slot_release_seconds.Observe(seconds);
+  UpdateRowMetrics();
+  Emit(sequence, 0, RowClosed{parts_.info.row_bytes, seconds});
+  sequences_.erase(handle.row);
+}
+
+void EngineLoop::UpdateRowMetrics() {
+  const int32_t free = slots_.count(SlotState::kFree);
+  free_rows_.store(free, std::memory_order_relaxed);
+  metrics_->rows_free.Set(free);
+  metrics_->rows_active.Set(slots_.count(SlotState::kActive));
+  metrics_->rows_closing.Set(slots_.count(SlotState::kClosing));
+}
+
+void EngineLoop::Emit(const Sequence& sequence, WorkId id, decltype(EngineEvent::body) body) {
+  Deliver(sequence, id, PlainEvent{{id, std::move(body)}});
+}
+
+void EngineLoop::Deliver(const Sequence& sequence, WorkId id, decltype(DeliveryItem::body) body) {
+  delivery_.Post({sequence.handle, sequence.sink, id, std::move(body)});
+}
+
+}  // namespace mayfly

@@ -1,0 +1,51 @@
+#pragma once
+
+// Turns the slices of a step into tensors and runs the model on them, all rows in one forward pass.
+// Owned by the engine loop; its thread.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include <ATen/ATen.h>
+
+#include "engine/model/causal_lm.h"
+#include "engine/pool/kv_pool.h"
+#include "engine/types.h"
+
+namespace mayfly {
+
+// One row's part of a step.
+struct RunSlice {
+  int64_t row = 0;
+  int64_t row_begin = 0;
+  std::span<const TokenId> tokens;
+  // Null: the base model.
+  const AdapterView* adapter = nullptr;
+  // The logits after the last token are wanted.
+  bool want_logits = false;
+  // Targets of the newest hidden states: the last targets.size() tokens of this slice predict them.
+  std::span<const TokenId> targets;
+};
+
+struct RunOutput {
+  // [vocabulary] fp32 on the host, its log-sum-exp beside it; undefined unless wanted.
+  at::Tensor logits;
+  float log_sum_exp = 0;
+  // One a target, nats.
+  std::vector<float> logprobs;
+};
+
+class ModelRunner {
+ public:
+  ModelRunner(const CausalLm* model, const KvPool* kv) : model_(model), kv_(kv) {}
+
+  // Throws what libtorch throws.
+  std::vector<RunOutput> Run(const std::vector<RunSlice>& slices) const;
+
+ private:
+  const CausalLm* const model_;
+  const KvPool* const kv_;
+};
+
+}  // namespace mayfly

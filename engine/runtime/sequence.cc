@@ -1,0 +1,26 @@
+#include "engine/runtime/sequence.h"
+
+#include <algorithm>
+
+namespace mayfly {
+
+void Window::Restart(int64_t keep) {
+  const int64_t drop = std::max<int64_t>(0, size() - keep);
+  tokens.erase(tokens.begin(), tokens.begin() + drop);
+  start += static_cast<uint64_t>(drop);
+  kv_length = 0;
+}
+
+void Window::Truncate(uint64_t new_end) {
+  if (new_end >= end()) return;
+  tokens.resize(new_end > start ? new_end - start : 0);
+  kv_length = std::min(kv_length, std::max<int64_t>(0, size() - 1));
+}
+
+void Generation::Count(TokenId token) {
+  ++tokens;
+  if (counts_window()) ++window_counts[token];
+  if (counts_generated()) ++generated_counts[token];
+}
+
+}  // namespace mayfly
