@@ -81,7 +81,7 @@ std::string GenerationNote(const v1::Generated& generated, const UpdateCount& up
   if (tokens > 0 && timings.total_seconds() > 0) {
     absl::StrAppendFormat(&note, ", %.1f tokens/s, first token after %s",
                           static_cast<double>(tokens) / timings.total_seconds(),
-                          Duration(timings.time_to_first_token_seconds()));
+                          Elapsed(timings.time_to_first_token_seconds()));
   }
   absl::StrAppend(&note, ", ", Counted(updates.applied, "update"), " applied");
   return note;

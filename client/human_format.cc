@@ -1,5 +1,6 @@
 #include "client/human_format.h"
 
+#include <cmath>
 #include <iterator>
 
 #include "absl/strings/str_cat.h"
@@ -36,9 +37,13 @@ std::string Parameters(uint64_t count) {
   return Thousands(count);
 }
 
-std::string Percent(double fraction) { return absl::StrFormat("%+.1f %%", fraction * 100); }
+std::string Percent(double fraction) {
+  // No sign on what rounds to nothing.
+  if (std::abs(fraction) < 0.0005) return "0.0 %";
+  return absl::StrFormat("%+.1f %%", fraction * 100);
+}
 
-std::string Duration(double seconds) {
+std::string Elapsed(double seconds) {
   if (seconds < 10) return absl::StrFormat("%.2f s", seconds);
   if (seconds < 600) return absl::StrFormat("%.1f s", seconds);
   const int whole = static_cast<int>(seconds);

@@ -25,7 +25,7 @@ std::string Parameters(uint64_t count);
 std::string Percent(double fraction);
 
 // "0.12 s", "92.1 s", "12 min 05 s".
-std::string Duration(double seconds);
+std::string Elapsed(double seconds);
 
 // Dimmed where the terminal understands it, plain elsewhere.
 std::string Dim(absl::string_view text, bool is_terminal);

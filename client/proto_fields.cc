@@ -134,6 +134,11 @@ Json FieldToJson(const Message& message, const FieldDescriptor* field, int i) {
   }
 }
 
+// An optional field or an enum at zero was not said; a plain 0, false or "" is a value.
+bool HasMeaningfulZero(const FieldDescriptor* field) {
+  return !field->has_presence() && field->cpp_type() != FieldDescriptor::CPPTYPE_ENUM;
+}
+
 }  // namespace
 
 std::string EnumValueName(const EnumValueDescriptor* value) {
@@ -160,13 +165,14 @@ absl::Status SetField(Message* message, const FieldDescriptor* field, absl::stri
 }
 
 Json ToJson(const Message& message) {
+  const Reflection* access = message.GetReflection();
   Json json = Json::object();
   for (int f = 0; f < message.GetDescriptor()->field_count(); ++f) {
     const FieldDescriptor* field = message.GetDescriptor()->field(f);
     if (field->is_repeated()) {
-      const int size = message.GetReflection()->FieldSize(message, field);
+      const int size = access->FieldSize(message, field);
       for (int i = 0; i < size; ++i) json[field->name()].push_back(FieldToJson(message, field, i));
-    } else if (!field->has_presence() || message.GetReflection()->HasField(message, field)) {
+    } else if (access->HasField(message, field) || HasMeaningfulZero(field)) {
       json[field->name()] = FieldToJson(message, field, -1);
     }
   }

@@ -26,8 +26,8 @@ std::string FieldValueHint(const google::protobuf::FieldDescriptor* field);
 absl::Status SetField(google::protobuf::Message* message,
                       const google::protobuf::FieldDescriptor* field, absl::string_view text);
 
-// Numbers as numbers, enums as EnumValueName; without the optional fields that are absent and the
-// lists that are empty.
+// Numbers as numbers, enums as EnumValueName; without optional fields that are absent, enums that
+// are unspecified and lists that are empty.
 Json ToJson(const google::protobuf::Message& message);
 
 }  // namespace mayfly::cli

@@ -132,7 +132,7 @@ std::string SummaryText(const ScoreResult& result) {
   const bool compared = !scores.base.empty();
   std::string text = absl::StrFormat("%s: %s in %s (%.0f tokens/s), %s applied of %d\n\n",
                                      result.document, Counted(scores.adapter.size(), "token"),
-                                     Duration(result.seconds), TokensPerSecond(result),
+                                     Elapsed(result.seconds), TokensPerSecond(result),
                                      Counted(result.updates.applied, "update"), result.updates.all);
   absl::StrAppendFormat(&text, "  %-22s%12s%s\n", "perplexity", "adapter",
                         compared ? "   frozen base      change" : "");

@@ -51,8 +51,12 @@ void AddMessage(const char* role, const std::string& content, v1::Messages* mess
 }
 
 bool ReadLine(Environment& env, std::string* line) {
-  if (env.in_is_terminal && env.out_is_terminal) env.out << "> " << std::flush;
-  return static_cast<bool>(std::getline(env.in, *line));
+  const bool prompts = env.in_is_terminal && env.out_is_terminal;
+  if (prompts) env.out << "> " << std::flush;
+  if (std::getline(env.in, *line)) return true;
+  // Ctrl-D leaves the cursor behind the prompt.
+  if (prompts) env.out << std::endl;
+  return false;
 }
 
 }  // namespace

@@ -45,22 +45,21 @@ absl::Status ScoreCommand::Run(Environment& env) {
   Reading reading{env, nullptr, ProgressBar(env.err, env.clock, {shows_bar, env.columns}), {}};
   MAYFLY_RETURN_IF_ERROR(Open(reading));
 
-  const absl::Status read = Read(reading, text);
-  // What was read before an interrupt is still worth a report.
-  if (!read.ok() && !absl::IsCancelled(read)) return read;
-  const bool continues = read.ok() && generate_.max_tokens() > 0;
+  absl::Status status = Read(reading, text);
+  const bool continues = status.ok() && generate_.max_tokens() > 0;
   // The update of the last chunk may still be on its way.
-  if (read.ok() && !continues) MAYFLY_RETURN_IF_ERROR(reading.session->Finish().status());
+  if (status.ok() && !continues) status = reading.session->Finish().status();
   reading.bar.Clear();
-
   if (SumNll(reading.result.scores.adapter).tokens == 0) {
-    return read.ok() ? absl::FailedPreconditionError("the text is too short: no token was scored")
-                     : read;
+    status.Update(absl::FailedPreconditionError("the text is too short: no token was scored"));
+    return status;
   }
+
+  // What was read before a failure is still worth a report.
   if (!output_.json) env.out << SummaryText(reading.result) << std::flush;
-  if (continues) MAYFLY_RETURN_IF_ERROR(Continue(reading));
+  if (continues) status = Continue(reading);
   if (output_.json) WriteJsonLine(env.out, "summary", SummaryJson(reading.result));
-  return read;
+  return status;
 }
 
 absl::Status ScoreCommand::Open(Reading& reading) {
