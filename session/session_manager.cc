@@ -66,13 +66,10 @@ bool SessionManager::draining() const {
   return draining_;
 }
 
-absl::StatusOr<AdaptationOptions> SessionManager::ResolveDefaultAdaptation() const {
-  const EngineInfo& engine = environment_.engine->info();
-  return ResolveAdaptation({}, environment_.default_adaptation, engine, engine.window_tokens, 0);
-}
-
 AdaptationOptions SessionManager::DefaultAdaptation() const {
-  return ResolveDefaultAdaptation().value_or(AdaptationOptions{});
+  const EngineInfo& engine = environment_.engine->info();
+  return ResolveAdaptation({}, environment_.default_adaptation, engine, engine.window_tokens, 0)
+      .value_or(AdaptationOptions{});
 }
 
 SamplingOptions SessionManager::DefaultSampling() const {

@@ -56,9 +56,8 @@ class SessionManager {
   bool draining() const;
 
   const SessionLimits& limits() const { return environment_.limits; }
-  // Effective options of a session that wishes for nothing. InvalidArgument where the server's
-  // defaults contradict each other or the engine's limits.
-  absl::StatusOr<AdaptationOptions> ResolveDefaultAdaptation() const;
+  // Effective options of a session that wishes for nothing; the built-in ones where the server's
+  // defaults do not fit the engine.
   AdaptationOptions DefaultAdaptation() const;
   SamplingOptions DefaultSampling() const;
 
