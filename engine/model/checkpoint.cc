@@ -52,6 +52,7 @@ std::optional<at::ScalarType> TypeFromName(const std::string& name) {
   if (name == "BF16") return at::kBFloat16;
   if (name == "F16") return at::kHalf;
   if (name == "F32") return at::kFloat;
+  if (name == "I64") return at::kLong;
   return std::nullopt;
 }
 
@@ -92,7 +93,7 @@ absl::StatusOr<TensorInfo> ReadInfo(const Json& json) {
     const std::optional<at::ScalarType> type = TypeFromName(json.at("dtype").get<std::string>());
     if (!type) {
       return absl::InvalidArgumentError(absl::StrCat("type ", json.at("dtype").get<std::string>(),
-                                                     " is none of BF16, F16, F32"));
+                                                     " is none of BF16, F16, F32, I64"));
     }
     info.type = *type;
     info.shape = json.at("shape").get<std::vector<int64_t>>();
@@ -159,6 +160,17 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& dir) {
     MAYFLY_RETURN_IF_ERROR(checkpoint.AddFile(absl::StrCat(dir, "/", shard)));
   }
   return checkpoint;
+}
+
+absl::StatusOr<Checkpoint> Checkpoint::OpenFile(const std::string& path) {
+  Checkpoint checkpoint;
+  MAYFLY_RETURN_IF_ERROR(checkpoint.AddFile(path));
+  return checkpoint;
+}
+
+at::Tensor Checkpoint::Find(const std::string& name) const {
+  const auto it = tensors_.find(name);
+  return it == tensors_.end() ? at::Tensor() : it->second.mapped;
 }
 
 absl::Status Checkpoint::AddFile(const std::string& path) {

@@ -19,8 +19,11 @@ class Checkpoint {
   // NOT_FOUND when there is no file; INVALID_ARGUMENT naming file and tensor when a header is not
   // what the format says: truncated, overlapping, out of bounds, of an unknown type.
   static absl::StatusOr<Checkpoint> Open(const std::string& dir);
+  // The same of one file.
+  static absl::StatusOr<Checkpoint> OpenFile(const std::string& path);
 
-  bool Has(const std::string& name) const { return tensors_.contains(name); }
+  // A read-only view of the mapped file, or undefined.
+  at::Tensor Find(const std::string& name) const;
   // A copy of the tensor in `options`; INVALID_ARGUMENT when it is missing or has another shape. A
   // tensor that was taken no longer counts as unused.
   absl::StatusOr<at::Tensor> Take(const std::string& name, at::IntArrayRef shape,

@@ -15,8 +15,7 @@ IncrementalDecoder::IncrementalDecoder(const Tokenizer* tokenizer, bool skip_spe
                                        std::span<const TokenId> context)
     : tokenizer_(tokenizer), skip_special_(skip_special) {
   if (tokenizer_->joins_bytes()) return;
-  const std::span<const TokenId> newest =
-      context.last(std::min(context.size(), kContextTokens));
+  const std::span<const TokenId> newest = context.last(std::min(context.size(), kContextTokens));
   window_.assign(newest.begin(), newest.end());
   returned_ = window_.size();
 }
@@ -52,8 +51,8 @@ std::string IncrementalDecoder::NewText() const {
   const std::string before = tokenizer_->Decode(window.first(returned_), skip_special_);
   std::string all = tokenizer_->Decode(window, skip_special_);
   if (all.starts_with(before)) return all.substr(before.size());
-  // A run of byte tokens is judged as a whole, so an invalid byte turns the characters before it into
-  // U+FFFD too. Those are out already; only the new tokens' text is left to say.
+  // A run of byte tokens is judged as a whole, so an invalid byte turns the characters before it
+  // into U+FFFD too. Those are out already; only the new tokens' text is left to say.
   return tokenizer_->Decode(window.subspan(returned_), skip_special_);
 }
 

@@ -1,8 +1,8 @@
 #pragma once
 
-// Turns the tokens of one generation into text as they come. The texts of all calls together are what
-// Tokenizer::Decode gives for all the tokens, and each of them is valid UTF-8. Owned by a generation;
-// one thread.
+// Turns the tokens of one generation into text as they come. The texts of all calls together are
+// what Tokenizer::Decode gives for all the tokens, and each of them is valid UTF-8. Owned by a
+// generation; one thread.
 
 #include <span>
 #include <string>
@@ -16,8 +16,9 @@ namespace mayfly {
 
 class IncrementalDecoder {
  public:
-  // `tokenizer` must outlive the decoder. `context`: the newest tokens before the generation, whose text
-  // is not returned; with it, a sentencepiece-like tokenizer keeps the space before a first word.
+  // `tokenizer` must outlive the decoder. `context`: the newest tokens before the generation, whose
+  // text is not returned; with it, a sentencepiece-like tokenizer keeps the space before a first
+  // word.
   explicit IncrementalDecoder(const Tokenizer* tokenizer, bool skip_special = true,
                               std::span<const TokenId> context = {});
 
@@ -40,8 +41,8 @@ class IncrementalDecoder {
   // Byte-level tokenizers: bytes of an unfinished character.
   Utf8Assembler assembler_;
 
-  // Other tokenizers: what a token looks like depends on the one before it. The window holds the tokens
-  // last returned, for the context of the next, then those held back.
+  // Other tokenizers: what a token looks like depends on the one before it. The window holds the
+  // tokens last returned, for the context of the next, then those held back.
   std::vector<TokenId> window_;
   size_t returned_ = 0;
 };

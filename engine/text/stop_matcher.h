@@ -1,8 +1,8 @@
 #pragma once
 
-// Looks for stop strings in text that arrives piece by piece, and holds back what may turn out to be
-// the start of one. How the text was cut into pieces changes nothing but when it is returned. Owned by a
-// generation; one thread.
+// Looks for stop strings in text that arrives piece by piece, and holds back what may turn out to
+// be the start of one. How the text was cut into pieces changes nothing but when it is returned.
+// Owned by a generation; one thread.
 
 #include <cstdint>
 #include <optional>
@@ -24,8 +24,9 @@ class StopMatcher {
     int64_t push = 0;
   };
 
-  // Returns text that can be part of no stop string. The stop string that is complete first wins (the
-  // longest of several that end together); the text before it is returned, and nothing ever after.
+  // Returns text that can be part of no stop string. The stop string that is complete first wins
+  // (the longest of several that end together); the text before it is returned, and nothing ever
+  // after.
   std::string Push(std::string_view text);
 
   // The text ends here: returns what was held back.

@@ -58,7 +58,8 @@ std::string Tokenizer::Decode(std::span<const TokenId> tokens, bool skip_special
   const bool decoded =
       mayfly_tokenizer_decode(handle_.get(), reinterpret_cast<const uint32_t*>(tokens.data()),
                               tokens.size(), skip_special, out.out());
-  // No decoder in use fails on tokens of its own vocabulary; one that did would have no text to give.
+  // No decoder in use fails on tokens of its own vocabulary; one that did would have no text to
+  // give.
   return decoded ? out.ToString() : std::string();
 }
 

@@ -20,7 +20,8 @@ struct RustTokenizer;
 
 class Tokenizer {
  public:
-  // Reads `model_dir`/tokenizer.json. NotFound without one, InvalidArgument if it cannot be understood.
+  // Reads `model_dir`/tokenizer.json. NotFound without one, InvalidArgument if it cannot be
+  // understood.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& model_dir);
   static absl::StatusOr<std::unique_ptr<Tokenizer>> FromJson(std::string_view json);
 
@@ -32,12 +33,12 @@ class Tokenizer {
   // Always valid UTF-8: bytes that are none become U+FFFD. Ids without a token are left out.
   std::string Decode(std::span<const TokenId> tokens, bool skip_special) const;
 
-  // The bytes that a token stands for, which need not be whole characters; empty for an id without a
-  // token. Valid for the life of the tokenizer.
+  // The bytes that a token stands for, which need not be whole characters; empty for an id without
+  // a token. Valid for the life of the tokenizer.
   std::string_view TokenBytes(TokenId token) const;
 
-  // Whether Decode is nothing but the joined TokenBytes (GPT-2's byte-level scheme). Sentencepiece-like
-  // tokenizers also drop a space at the start.
+  // Whether Decode is nothing but the joined TokenBytes (GPT-2's byte-level scheme).
+  // Sentencepiece-like tokenizers also drop a space at the start.
   bool joins_bytes() const { return joins_bytes_; }
 
   // One more than the greatest id. The model's embedding may have more rows.

@@ -14,7 +14,8 @@ struct Part {
   size_t size;
 };
 
-// The bytes that may follow a lead byte (Unicode 15, table 3-7): how many, and the range of the first.
+// The bytes that may follow a lead byte (Unicode 15, table 3-7): how many, and the range of the
+// first.
 struct Follow {
   size_t count;
   uint8_t low;

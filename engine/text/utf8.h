@@ -16,8 +16,8 @@ bool IsValidUtf8(std::string_view text);
 size_t IncompleteUtf8Suffix(std::string_view bytes);
 
 // Joins bytes to text. What can be no character becomes U+FFFD, one for each maximal part of a
-// character, which is what Rust, Python and the web do (Unicode 15, section 3.9, table 3-8). The pieces
-// together are what one call on all the bytes would give. One thread.
+// character, which is what Rust, Python and the web do (Unicode 15, section 3.9, table 3-8). The
+// pieces together are what one call on all the bytes would give. One thread.
 class Utf8Assembler {
  public:
   // Returns the characters that `bytes` completes.
