@@ -167,8 +167,7 @@ absl::StatusOr<SessionCommand> Read(const v1::Append& from) {
       to.input =
           std::vector<uint32_t>(from.token_ids().ids().begin(), from.token_ids().ids().end());
       break;
-    case v1::Append::INPUT_NOT_SET:
-      return absl::InvalidArgumentError("append has no input: set text, token_ids or messages");
+    case v1::Append::INPUT_NOT_SET: break;
   }
   to.score = from.score() || from.token_logprobs() || from.compare_base();
   if (from.has_learn()) to.learn = from.learn();

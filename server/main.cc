@@ -44,6 +44,9 @@ void Announce(const Server& server) {
 }
 
 int Run(const Config& config) {
+  if (const absl::Status status = config.engine.Validate(); !status.ok()) {
+    return Fail(kBadConfiguration, status);
+  }
   StopSignals signals;
   const Logger logger(config.log_level, config.log_format);
   const SteadyClock clock;

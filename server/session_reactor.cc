@@ -65,8 +65,7 @@ SessionReactor::SessionReactor(grpc::CallbackServerContext* context, ServerMetri
       writing_(true) {}
 
 void SessionReactor::OnReadDone(bool ok) noexcept {
-  // The flag `reading_` stays: there is nothing more to read.
-  if (!ok) return session_->HalfClose();
+  if (!ok) return OnReadsEnded();
   Command command = Parse(&read_buffer_);
   session_->Handle(command.request_id, std::move(command.body));
   {
@@ -74,6 +73,18 @@ void SessionReactor::OnReadDone(bool ok) noexcept {
     reading_ = false;
   }
   ReadNext();
+}
+
+// gRPC ends the reads of a client that has finished sending and of one that is gone in the same
+// way, and tells of the second, by OnCancel, only just after. So we ask once more: that answer is
+// queued behind the news, and by then a cancelled call knows that it is one.
+void SessionReactor::OnReadsEnded() {
+  if (std::exchange(reads_ended_, true)) {
+    if (!context_->IsCancelled()) session_->HalfClose();
+    return;
+  }
+  MutexLock lock(&mu_);
+  if (!leaving_ && !finished_) StartRead(&read_buffer_);
 }
 
 void SessionReactor::ReadNext() {

@@ -41,6 +41,8 @@ class SessionReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, gr
   void Pump();
   // Writes what comes next. The caller has the writer's role: it set `writing_`.
   void WriteNext();
+  // The client sends no more, or is gone.
+  void OnReadsEnded();
   // Reads the next command unless the outbox is full: a client that does not listen is not heard.
   void ReadNext();
   // The client is gone: ends the session, and the call as soon as no write is in flight.
@@ -59,6 +61,7 @@ class SessionReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, gr
 
   // Owned by whoever reads.
   grpc::ByteBuffer read_buffer_;
+  bool reads_ended_ = false;
   // Owned by whoever has the writer's role.
   grpc::ByteBuffer write_buffer_;
   std::optional<uint64_t> freed_bytes_;

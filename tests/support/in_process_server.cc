@@ -11,11 +11,10 @@
 namespace mayfly {
 
 Config InProcessServer::DefaultConfig() {
-  const auto config =
-      ParseConfig({"--model=/none", "--listen=127.0.0.1:0", "--http_listen=127.0.0.1:0",
-                   "--health_listen=127.0.0.1:0", "--max_generate_tokens=1000000",
-                   "--chunk_tokens=16", "--context_tokens=16"},
-                  {});
+  const auto config = ParseConfig(
+      {"--model=/none", "--listen=127.0.0.1:0", "--http_listen=", "--health_listen=127.0.0.1:0",
+       "--max_generate_tokens=1000000", "--chunk_tokens=16", "--context_tokens=16"},
+      {});
   EXPECT_THAT(config, IsOk());
   return *config;
 }

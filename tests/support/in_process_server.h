@@ -20,7 +20,8 @@ namespace mayfly {
 
 class InProcessServer {
  public:
-  // A fake with two rows, three listeners on ports of the system's choice.
+  // A fake with two rows; gRPC and health on ports of the system's choice. No HTTP: civetweb takes
+  // two seconds to stop.
   static Config DefaultConfig();
 
   explicit InProcessServer(const Config& config = DefaultConfig());
