@@ -4,13 +4,13 @@
     tools/import_gguf.py FILE.gguf OUT_DIR
 
 OUT_DIR gets model.safetensors (bf16), config.json, generation_config.json, tokenizer.json and
-tokenizer_config.json (with the chat template). Quantised weights are dequantised in fp32 and rounded to
-the nearest bf16, ties to even. The same file always gives the same bytes. OUT_DIR appears whole or not
-at all; an OUT_DIR that exists is replaced.
+tokenizer_config.json (with the chat template). Quantised weights are dequantised in fp32 and
+rounded to the nearest bf16, ties to even. The same file always gives the same bytes. OUT_DIR
+appears whole or not at all; an OUT_DIR that exists is replaced.
 
-What GGUF cannot say is taken from llama.cpp's conventions: q and k rows are interleaved for its rotary
-embedding (undone here), a missing `output.weight` means tied embeddings, the name of the pre-tokenizer
-stands for its rules, and `rope_freqs.weight` for Llama 3's RoPE scaling.
+What GGUF cannot say is taken from llama.cpp's conventions: q and k rows are interleaved for its
+rotary embedding (undone here), a missing `output.weight` means tied embeddings, the name of the
+pre-tokenizer stands for its rules, and `rope_freqs.weight` for Llama 3's RoPE scaling.
 """
 
 import argparse
@@ -90,7 +90,7 @@ def to_bf16(values):
 
 
 def undo_interleave(weight, heads):
-    """llama.cpp stores the rows of a q or k head as pairs (i, i + half); Hugging Face as two halves."""
+    """llama.cpp stores the rows of a q or k head as pairs (i, i + half); we need two halves."""
     half = weight.shape[0] // heads // 2
     return weight.reshape(heads, half, 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
@@ -114,7 +114,8 @@ def convert_weights(reader, heads, kv_heads):
             values = dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
         except NotImplementedError as error:
             raise ImportFailure(
-                f"tensor '{tensor.name}' has type {tensor.tensor_type.name}, which cannot be dequantised"
+                f"tensor '{tensor.name}' has type {tensor.tensor_type.name}, "
+                "which cannot be dequantised"
             ) from error
         # GGUF counts dimensions from the innermost.
         values = values.reshape([int(size) for size in reversed(tensor.shape)])

@@ -7,7 +7,7 @@
 #include "engine/base/status_macros.h"
 #include "engine/text/read_file.h"
 #include "engine/text/rust_text.h"
-#include "engine/text/utf8.h"
+#include "engine/base/utf8.h"
 #include "nlohmann/json.hpp"
 
 namespace mayfly {

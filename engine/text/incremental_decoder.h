@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "engine/text/tokenizer.h"
-#include "engine/text/utf8.h"
+#include "engine/base/utf8.h"
 #include "engine/types.h"
 
 namespace mayfly {

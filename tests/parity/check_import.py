@@ -4,9 +4,9 @@
     tests/parity/check_import.py FILE.gguf MODEL_DIR
 
 Compares every weight (bit for bit, after rounding to bf16), the logits of a passage, and token ids.
-transformers knows a GGUF's vocabulary but not its pre-tokenizer: it splits no digits from the spaces
-before them, as the original SmolLM2 tokenizer does. So ids are compared with transformers' tokenizer as
-it is on text without digits, and with its pre-tokenizer set right on all text.
+transformers knows a GGUF's vocabulary but not its pre-tokenizer: it splits no digits from the
+spaces before them, as the original SmolLM2 tokenizer does. So ids are compared with transformers'
+tokenizer as it is on text without digits, and with its pre-tokenizer set right on all text.
 """
 
 import argparse
@@ -20,7 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 PASSAGES = [
     "It was the best of times, it was the worst of times; we had everything before us.",
     "  leading,   inner and trailing spaces  \n\n\ttabs\r\nand lines \n",
-    "na\u00efve caf\u00e9 \u65e5\u672c\u8a9e \u0440\u0443\u0441\u0441\u043a\u0438\u0439 \U0001f600\u200d\U0001f525 e\u0301",
+    "na\u00efve caf\u00e9 \u65e5\u672c\u8a9e "
+    "\u0440\u0443\u0441\u0441\u043a\u0438\u0439 \U0001f600\u200d\U0001f525 e\u0301",
     "<|im_start|>user\nWhat's that?<|im_end|>\n<|im_start|>assistant\n",
     "def f(x):\n    return x  # comment\n",
     "<|im_start|><|endoftext|> <repo_name>x<|im_en",

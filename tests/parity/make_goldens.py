@@ -4,16 +4,17 @@
     tests/parity/make_goldens.py [--out tests/parity/data] [--model models/smollm2-135m-instruct]
                                  [--book BOOK.txt]
 
-Everything is fp32 on the CPU with fixed seeds, eager attention, dropout 0. Versions: requirements.txt.
+Everything is fp32 on the CPU with fixed seeds, eager attention, dropout 0. Versions:
+requirements.txt.
 
 data/<case>/            a tiny random Hugging Face model: config.json, model.safetensors (or shards)
-  golden.safetensors    input_ids [tokens] int64, logits [tokens, vocab] fp32, of the weights as stored,
-                        converted to fp32
+  golden.safetensors    input_ids [tokens] int64, logits [tokens, vocab] fp32, of the weights as
+                        stored, converted to fp32
   golden.json           {"case", "what"}: what is special about the case
 
-In the cases of ADAPTER_CASES also, for LoRA of rank 4 and alpha 8 (scale 2) on all seven linears. The
-name of a module is `layers.<i>.<q|k|v|o|gate|up|down>_proj`, its matrices `<module>.lora_A` [rank, in] and
-`<module>.lora_B` [out, rank].
+In the cases of ADAPTER_CASES also, for LoRA of rank 4 and alpha 8 (scale 2) on all seven linears.
+A module is `layers.<i>.<linear>`, linear one of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj,
+down_proj; its matrices are `<module>.lora_A` [rank, in] and `<module>.lora_B` [out, rank].
 
   adapter.safetensors   a random adapter (A and B nonzero):
       <module>.lora_A, <module>.lora_B
@@ -22,29 +23,32 @@ name of a module is `layers.<i>.<q|k|v|o|gate|up|down>_proj`, its matrices `<mod
       weights [chunk]   a loss weight for each token of the chunk
       <scope>.<module>.lora_A.grad, .lora_B.grad            mean NLL over the chunk
       <scope>.weighted.<module>.lora_A.grad, .lora_B.grad   sum(weight x NLL) / sum(weight)
-  adapter.json          rank, alpha, context_tokens, and loss and gradient norm (before clipping) of each
-                        gradient: <scope>, <scope>.weighted
+  adapter.json          rank, alpha, context_tokens, and loss and gradient norm (before clipping) of
+                        each gradient: <scope>, <scope>.weighted
 
-  Scopes: `window` runs context and chunk with gradients; only chunk tokens are labels. `chunk` computes the
-  keys and values of tokens[0, start-1) under the adapter without gradients, then runs
+  Scopes: `window` runs context and chunk with gradients; only chunk tokens are labels. `chunk`
+  computes the keys and values of tokens[0, start-1) under the adapter without gradients, then runs
   tokens[start-1, end-1) on them; the labels are tokens[start, end).
 
-  optimizer.safetensors <run>.<module>.lora_A, .lora_B after ten AdamW steps on the (unweighted) loss above,
-                        from the adapter above
+  optimizer.safetensors <run>.<module>.lora_A, .lora_B after ten AdamW steps on the unweighted loss
+                        above, from the adapter above
   optimizer.json        options, and for each run the losses and gradient norms before each step
-  Runs: <scope>.wd0 and <scope>.wd0.01 for `window`, for `chunk` (the prefix's keys and values computed once,
-  before the first step) and for `chunk_fresh` (computed again under the adapter before each step).
+  Runs: <scope>.wd0 and <scope>.wd0.01 for `window`, for `chunk` (the prefix's keys and values
+  computed once, before the first step) and for `chunk_fresh` (computed again under the adapter
+  before each step).
 
-  trajectory.safetensors  a stream learned chunk by chunk: tokens [128]; initial.<module>.lora_A (B is zero);
-                          <scope>.<module>.lora_A, .lora_B at the end
-  trajectory.json         options, and for each scope one entry a chunk: learning_rate, labels, nll (summed,
-                          of the chunk's tokens, scored before the update in one forward over context and
-                          chunk), base_nll (adapter off), losses and gradient_norms before each epoch's step.
-                          In scope `chunk` the prefix is computed again each epoch. The first token of the
-                          stream is no label; the optimizer's state lives through all chunks.
+  trajectory.safetensors  a stream learned chunk by chunk: tokens [128]; initial.<module>.lora_A
+                          (B is zero); <scope>.<module>.lora_A, .lora_B at the end
+  trajectory.json         options, and for each scope one entry a chunk: learning_rate, labels, nll
+                          (summed, of the chunk's tokens, scored before the update in one forward
+                          over context and chunk), base_nll (adapter off), losses and
+                          gradient_norms before each epoch's step. In scope `chunk` the prefix is
+                          computed again each epoch. The first token of the stream is no label; the
+                          optimizer's state lives through all chunks.
 
-data/smollm2/           excerpt.txt, and golden.json: token_ids, and the summed NLL of all but the first token
-                        in fp32 and bf16 (logits in bf16, softmax in fp32) of the default model
+data/smollm2/           excerpt.txt, and golden.json: token_ids, and the summed NLL of all but the
+                        first token in fp32 and bf16 (logits in bf16, softmax in fp32) of the
+                        default model
 """
 
 import argparse
@@ -104,8 +108,8 @@ def yarn(**more):
     return scaled(rope, head_dim=16)
 
 
-# Name to (config.json, what is special). Configs have the form that published models have; the key "form"
-# asks for another: transformers 5's own, shards, or a file type.
+# Name to (config.json, what is special). Configs have the form that published models have; the key
+# "form" asks for another: transformers 5's own, or shards.
 CASES = {
     "llama": (LLAMA | {"eos_token_id": [2, 3]}, "untied embeddings, a list of EOS tokens"),
     "llama_tied": (
@@ -118,7 +122,11 @@ CASES = {
     ),
     "mistral": (
         LLAMA
-        | {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None},
+        | {
+            "architectures": ["MistralForCausalLM"],
+            "model_type": "mistral",
+            "sliding_window": None,
+        },
         "Mistral",
     ),
     "qwen2": (QWEN2, "biases on q, k and v"),
@@ -262,7 +270,7 @@ def prefix_cache(model, tokens, start):
 
 
 def token_losses(model, tokens, start, scope, cache=None):
-    """NLL of tokens[start, end), and of all but the first where the stream begins with the chunk."""
+    """NLL of tokens[start, end), without the first where the stream begins with the chunk."""
     first_label = max(start, 1)
     if scope == "window":
         logits = model(tokens[None]).logits[0]

@@ -32,7 +32,8 @@ TEST(ChatTemplateTest, RendersWhatTransformersRenders) {
                                    test["add_generation_prompt"]);
     if (test.contains("error")) {
       EXPECT_EQ(text.status().code(), absl::StatusCode::kInvalidArgument);
-      EXPECT_THAT(std::string(text.status().message()), HasSubstr(test["error"].get<std::string>()));
+      EXPECT_THAT(std::string(text.status().message()),
+                  HasSubstr(test["error"].get<std::string>()));
     } else {
       ASSERT_TRUE(text.ok()) << text.status();
       EXPECT_EQ(*text, test["text"]);

@@ -14,8 +14,8 @@ namespace mayfly {
 // A file of tests/engine/text/goldens.
 nlohmann::json ReadGolden(const std::string& name);
 
-// One of the tiny tokenizers in goldens/tokenizers, or the default model's ("smollm2"), which is null
-// where the model was not set up.
+// One of the tiny tokenizers in goldens/tokenizers, or the default model's ("smollm2"), which is
+// null where the model was not set up.
 std::unique_ptr<Tokenizer> GoldenTokenizer(const std::string& name);
 
 }  // namespace mayfly

@@ -48,7 +48,8 @@ TEST_P(IncrementalDecoderTest, BrokenCharactersAreReplacedAsInTheWhole) {
     for (const bool skip_special : {false, true}) {
       const std::string whole = golden[skip_special ? "skipped" : "decoded"];
       const std::string parts = DecodeOneByOne(*tokenizer_, tokens, skip_special);
-      // Byte fallback judges a run of bytes as a whole: what follows decides about what is out already.
+      // Byte fallback judges a run of bytes as a whole: what follows decides about what is out
+      // already.
       const bool known_only_later =
           !tokenizer_->joins_bytes() && whole.find(kReplacementCharacter) != std::string::npos;
       if (!known_only_later) {

@@ -3,12 +3,12 @@
 
     tests/engine/text/make_goldens.py [--model models/smollm2-135m-instruct]
 
-goldens/tokenizers/<name>.json   tiny tokenizers, trained on the excerpt of tests/parity/data/smollm2
-goldens/<name>.golden.json       texts: text, ids, special_ids (add_special_tokens), decoded (of special_ids,
-                                 special tokens kept), skipped (special tokens left out)
+goldens/tokenizers/<name>.json   tiny tokenizers, trained on tests/parity/data/smollm2/excerpt.txt
+goldens/<name>.golden.json       texts: text, ids, special_ids (add_special_tokens), decoded (of
+                                 special_ids, special tokens kept), skipped (left out)
                                  sequences: random ids, decoded and skipped
 goldens/smollm2.golden.json      the same for the tokenizer of --model
-goldens/chat_templates.json      templates: source and special tokens; cases: what transformers renders
+goldens/chat_templates.json      templates, chats, and what transformers renders of them
 
 Versions: tests/parity/requirements.txt.
 """
@@ -52,7 +52,8 @@ TEXTS = [
     "caf\u00e9 na\u00efve e\u0301 \u00c5ngstr\u00f6m A\u030a",
     "\u65e5\u672c\u8a9e\u306e\u6587\u3001\u4e2d\u6587\u3002\ud55c\uad6d\uc5b4",
     "\u1112\u1161\u11ab decomposed Hangul",
-    "\u0440\u0443\u0441\u0441\u043a\u0438\u0439 \u0627\u0644\u0639\u0631\u0628\u064a\u0629 \u05e2\u05d1\u05e8\u05d9\u05ea",
+    "\u0440\u0443\u0441\u0441\u043a\u0438\u0439 "
+    "\u0627\u0644\u0639\u0631\u0628\u064a\u0629 \u05e2\u05d1\u05e8\u05d9\u05ea",
     "\u0e44\u0e17\u0e22 \u0939\u093f\u0928\u094d\u0926\u0940",
     "\U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467\U0001f3fd \U0001f1e9\U0001f1ea",
     "zero\u200bwidth\ufeff bom \u00a0nbsp\u2003em\u3000ideographic",
@@ -124,7 +125,7 @@ def split_nfc():
 
 
 def sentencepiece():
-    """As Llama 2's and Mistral's: spaces as U+2581, bytes for unknown characters, a dropped first space."""
+    """As Llama 2's: spaces as U+2581, bytes for unknown characters, the first space dropped."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
@@ -143,7 +144,8 @@ def sentencepiece():
         show_progress=False,
         max_token_length=12,
     )
-    words = [piece for line in excerpt().splitlines() for piece in line.replace(" ", " \0").split("\0")]
+    spaced = (line.replace(" ", " \0") for line in excerpt().splitlines())
+    words = [piece for line in spaced for piece in line.split("\0")]
     tokenizer.train_from_iterator(words, trainer)
     # The trainer makes the bytes special tokens; in a real model they are plain ones.
     state = json.loads(tokenizer.to_str())
@@ -186,7 +188,8 @@ def tokenizer_goldens(tokenizer):
 # In our own words, with the means that published templates use.
 TEMPLATES = {
     "chatml": {
-        "source": "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+        "source": "{% for message in messages %}"
+        "{% if loop.first and messages[0]['role'] != 'system' %}"
         "{{ '<|im_start|>system\nYou are kind.<|im_end|>\n' }}{% endif %}"
         "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
         "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",

@@ -1,6 +1,6 @@
 //! Chat templates as Hugging Face's `apply_chat_template` renders them: Jinja2 with trim_blocks,
-//! lstrip_blocks, loop controls, Python's string methods, its spelling of True, False and None, and its
-//! JSON spacing.
+//! lstrip_blocks, loop controls, Python's string methods, its spelling of True, False and None, and
+//! its JSON spacing.
 
 use std::ffi::CString;
 use std::mem::MaybeUninit;
@@ -78,7 +78,7 @@ fn strftime_now(format: String) -> std::result::Result<String, Error> {
     }
     let format = CString::new(format).map_err(|_| failed())?;
     let mut out = [0u8; 256];
-    // SAFETY: time, localtime_r and strftime get valid pointers; strftime writes at most out.len() bytes.
+    // SAFETY: the pointers are valid, and strftime writes at most out.len() bytes.
     let written = unsafe {
         let now = libc::time(std::ptr::null_mut());
         let mut local = MaybeUninit::<libc::tm>::zeroed();

@@ -1,8 +1,8 @@
 //! The C ABI of engine/text/rust_text.h: Hugging Face's tokenizers, and chat templates.
 //!
-//! Every function catches panics and reports them as errors, since none may cross into C++. Objects are
-//! immutable after construction and may be used from any thread. Buffers handed out are given back with
-//! `mayfly_buffer_free`.
+//! Every function catches panics and reports them as errors, since none may cross into C++. Objects
+//! are immutable after construction and may be used from any thread. Buffers handed out are given
+//! back with `mayfly_buffer_free`.
 
 mod chat_template;
 mod tokenizer;

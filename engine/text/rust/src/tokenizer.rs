@@ -1,4 +1,4 @@
-//! A tokenizer.json as Hugging Face's library reads it, with the raw bytes of every token beside it.
+//! A tokenizer.json as Hugging Face's library reads it, and the raw bytes of every token.
 
 use std::collections::HashMap;
 
@@ -22,7 +22,7 @@ struct Token {
 impl Tokenizer {
     pub fn from_json(json: &[u8]) -> Result<Self> {
         let mut inner = HfTokenizer::from_bytes(json).map_err(|error| error.to_string())?;
-        // Files may ask for padding or truncation of training batches; a stream wants all its tokens.
+        // Files may ask for padding or truncation of batches; a stream wants all its tokens.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| error.to_string())?;
 
@@ -126,7 +126,7 @@ fn fallback_byte(token: &str) -> Option<u8> {
     (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok()).flatten()
 }
 
-/// GPT-2's alphabet: printable Latin-1 characters are themselves, the other bytes follow from U+0100.
+/// GPT-2's alphabet: printable Latin-1 stands for itself, the other bytes follow from U+0100.
 fn byte_level_alphabet() -> HashMap<char, u8> {
     let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     let others = (0..=255u8).filter(|&byte| !printable(byte));
