@@ -226,6 +226,11 @@ std::vector<TokenId> FakeEngine::stream(int32_t row) const {
   return rows_[row].stream;
 }
 
+int FakeEngine::pauses() const {
+  MutexLock lock(&mu_);
+  return pauses_;
+}
+
 int32_t FakeEngine::window_fill(int32_t row) const {
   MutexLock lock(&mu_);
   return rows_[row].stream.size() - rows_[row].window_start;
@@ -355,6 +360,7 @@ bool FakeEngine::Run(Row* row, Work* work, const GenerateWork& generate) {
   const uint64_t position = row->stream.size();
   if (position >= generate.horizon) {
     work->paused = true;
+    ++pauses_;
     Emit(row->sink, work->id, GenerationPaused{position});
     return false;
   }

@@ -104,6 +104,8 @@ class FakeEngine final : public Engine {
   std::vector<RowOptions> opened() const;
   // Every token that a row has taken since it was opened.
   std::vector<TokenId> stream(int32_t row) const;
+  // How often a generation had to wait at its horizon.
+  int pauses() const;
   // Tokens in the row's window.
   int32_t window_fill(int32_t row) const;
 
@@ -175,6 +177,7 @@ class FakeEngine final : public Engine {
   std::multimap<size_t, absl::Status> failures_ ABSL_GUARDED_BY(mu_);
   std::deque<UpdateDone> update_results_ ABSL_GUARDED_BY(mu_);
   std::vector<Submitted> submitted_ ABSL_GUARDED_BY(mu_);
+  int pauses_ ABSL_GUARDED_BY(mu_) = 0;
   std::vector<RowOptions> opened_ ABSL_GUARDED_BY(mu_);
   std::thread thread_;
 };
