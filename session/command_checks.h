@@ -18,9 +18,6 @@ inline constexpr uint32_t kMaxLogprobs = 20;
 inline constexpr size_t kMaxStopStrings = 16;
 inline constexpr size_t kMaxStopTokens = 256;
 
-// Well-formed UTF-8 of Unicode scalar values: no overlong forms, no surrogates.
-bool IsValidUtf8(std::string_view text);
-
 // There is input, and its text is text.
 absl::Status CheckAppend(const AppendCommand& command);
 absl::Status CheckAppendLength(size_t tokens, const SessionLimits& limits);

@@ -19,21 +19,6 @@ AppendCommand AppendOf(TextInput input) {
   return command;
 }
 
-TEST(CommandChecksTest, KnowsWellFormedUtf8) {
-  for (const char* text : {"", "plain", "\u00e9", "\u4e2d\u6587", "\U0001F600", "\xEF\xBF\xBF"}) {
-    EXPECT_TRUE(IsValidUtf8(text)) << text;
-  }
-  EXPECT_TRUE(IsValidUtf8(std::string_view("\0", 1)));
-}
-
-TEST(CommandChecksTest, RefusesMalformedUtf8) {
-  for (const char* text :
-       {"\x80", "\xC3", "\xC0\xAF", "\xE0\x80\x80", "\xED\xA0\x80", "\xF5\x80\x80\x80",
-        "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80", "ok\xFF", "\xE4\xB8"}) {
-    EXPECT_FALSE(IsValidUtf8(text));
-  }
-}
-
 TEST(CommandChecksTest, AnAppendNeedsInput) {
   EXPECT_THAT(CheckAppend({}), StatusIs(kInvalid, HasSubstr("no input")));
   EXPECT_THAT(CheckAppend(AppendOf("")), StatusIs(kInvalid, HasSubstr("text is empty")));
