@@ -4,7 +4,6 @@
 // InvalidArgument that names the value and its limit.
 
 #include <cstdint>
-#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"

@@ -226,6 +226,11 @@ std::vector<TokenId> FakeEngine::stream(int32_t row) const {
   return rows_[row].stream;
 }
 
+uint64_t FakeEngine::tokens_taken() const {
+  MutexLock lock(&mu_);
+  return tokens_taken_;
+}
+
 int FakeEngine::pauses() const {
   MutexLock lock(&mu_);
   return pauses_;
@@ -305,6 +310,11 @@ void FakeEngine::Clear(Row* row) {
   row->generation = generation;
 }
 
+void FakeEngine::Take(Row* row, TokenId token) {
+  row->stream.push_back(token);
+  ++tokens_taken_;
+}
+
 void FakeEngine::CloseRow(Row* row) {
   Emit(row->sink, 0, RowClosed{info_.row_bytes, 0});
   Clear(row);
@@ -347,7 +357,7 @@ bool FakeEngine::Run(Row* row, Work* work, const PrefillWork& prefill) {
     const uint64_t position = row->stream.size();
     if (prefill.score) part.logprobs.push_back(Logprob(*row, position));
     if (prefill.score_base) part.base_logprobs.push_back(BaseLogprob(position));
-    row->stream.push_back(prefill.tokens[work->tokens_done]);
+    Take(row, prefill.tokens[work->tokens_done]);
   }
   part.tokens_done = end;
   part.done = end == total;
@@ -368,7 +378,7 @@ bool FakeEngine::Run(Row* row, Work* work, const GenerateWork& generate) {
   MAYFLY_CHECK(fill > 0 && fill < static_cast<uint64_t>(row->options.window_tokens));
   const TokenId token = script_.next_token(position);
   const float logprob = Logprob(*row, position);
-  row->stream.push_back(token);
+  Take(row, token);
   ++work->tokens_done;
   work->text += TextOf(token);
 

@@ -104,6 +104,8 @@ class FakeEngine final : public Engine {
   std::vector<RowOptions> opened() const;
   // Every token that a row has taken since it was opened.
   std::vector<TokenId> stream(int32_t row) const;
+  // Tokens that all rows have taken, those that are closed included.
+  uint64_t tokens_taken() const;
   // How often a generation had to wait at its horizon.
   int pauses() const;
   // Tokens in the row's window.
@@ -138,6 +140,7 @@ class FakeEngine final : public Engine {
   void Post(Call call);
   bool RunOne() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   static void Clear(Row* row);
+  void Take(Row* row, TokenId token) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Row* Find(RowHandle handle) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void OpenRow(const RowOptions& options, const std::shared_ptr<TokenSink>& sink)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -177,6 +180,7 @@ class FakeEngine final : public Engine {
   std::multimap<size_t, absl::Status> failures_ ABSL_GUARDED_BY(mu_);
   std::deque<UpdateDone> update_results_ ABSL_GUARDED_BY(mu_);
   std::vector<Submitted> submitted_ ABSL_GUARDED_BY(mu_);
+  uint64_t tokens_taken_ ABSL_GUARDED_BY(mu_) = 0;
   int pauses_ ABSL_GUARDED_BY(mu_) = 0;
   std::vector<RowOptions> opened_ ABSL_GUARDED_BY(mu_);
   std::thread thread_;
