@@ -4,6 +4,7 @@
 #include <fstream>
 #include <functional>
 #include <initializer_list>
+#include <limits>
 #include <optional>
 #include <type_traits>
 #include <utility>
@@ -17,6 +18,7 @@
 #include "absl/strings/strip.h"
 #include "absl/time/time.h"
 #include "engine/base/status_macros.h"
+#include "session/options_resolver.h"
 
 namespace mayfly {
 namespace {
@@ -452,6 +454,20 @@ absl::Status CheckListeners(const Config& config) {
       ": a plaintext listener off the loopback is open to everybody; --insecure allows it"));
 }
 
+// The ranges of the sessions' options depend on each other and on the engine. What only the model
+// can tell is taken as boundless here; Server::Start checks again, but a typing error should not
+// have to wait for a model to load.
+absl::Status CheckSessionDefaults(const Config& config) {
+  EngineInfo engine;
+  engine.model.layers = std::numeric_limits<int32_t>::max();
+  engine.window_tokens = config.engine.window_tokens;
+  engine.max_rank = config.engine.max_rank;
+  MAYFLY_RETURN_IF_ERROR(ResolveAdaptation({}, config.sessions.default_adaptation, engine,
+                                           engine.window_tokens, /*seed=*/0)
+                             .status());
+  return ResolveSampling({}, {}, config.sessions.default_sampling, /*seed=*/0).status();
+}
+
 absl::Status Apply(const Flag& flag, const Given& given, Config* config) {
   const absl::Status status = flag.set(given.value, config);
   if (status.ok()) return status;
@@ -478,6 +494,7 @@ absl::StatusOr<Config> ParseConfig(const std::vector<std::string>& args, const E
   }
   if (config.engine.memory_budget_bytes > 0 && !given.contains("slots")) config.engine.slots = 0;
   MAYFLY_RETURN_IF_ERROR(CheckListeners(config));
+  MAYFLY_RETURN_IF_ERROR(CheckSessionDefaults(config));
   return config;
 }
 

@@ -101,13 +101,13 @@ TEST(ConfigTest, ABudgetWithoutSlotsDecidesTheNumberOfRows) {
 }
 
 TEST(ConfigTest, TheCommandLineBeatsTheEnvironmentBeatsTheFlagFile) {
-  const TemporaryFile file("# ours\n--slots=1\nthreads=1\n\n  --max_rank=1\n");
+  const TemporaryFile file("# ours\n--slots=1\nthreads=1\n\n  --max_rank=32\n");
   const auto config = Parse({"--flagfile=" + file.path(), "--slots=3"},
                             {{"MAYFLY_SLOTS", "2"}, {"MAYFLY_THREADS", "2"}});
   ASSERT_THAT(config, IsOk());
   EXPECT_EQ(config->engine.slots, 3);
   EXPECT_EQ(config->engine.threads, 2);
-  EXPECT_EQ(config->engine.max_rank, 1);
+  EXPECT_EQ(config->engine.max_rank, 32);
 }
 
 TEST(ConfigTest, TheEnvironmentMayNameTheFlagFile) {
@@ -160,6 +160,14 @@ TEST(ConfigTest, ErrorsNameTheFlagItsValueAndItsLimitOnOneLine) {
   for (const auto& [args, message] : cases) {
     EXPECT_THAT(Parse(args), StatusIs(kInvalid, AllOf(HasSubstr(message), Not(HasSubstr("\n")))));
   }
+}
+
+TEST(ConfigTest, DefaultsOfSessionsMustFitEachOtherAndTheServer) {
+  EXPECT_THAT(Parse({"--dropout=2"}), StatusIs(kInvalid, HasSubstr("dropout is 2")));
+  EXPECT_THAT(Parse({"--rank=65"}), StatusIs(kInvalid, HasSubstr("rank is 65")));
+  EXPECT_THAT(Parse({"--temperature=-1"}), StatusIs(kInvalid, HasSubstr("temperature is -1")));
+  EXPECT_THAT(Parse({"--window_tokens=64", "--chunk_tokens=128"}),
+              StatusIs(kInvalid, HasSubstr("128")));
 }
 
 TEST(ConfigTest, ErrorsNameTheVariableOrTheLineTheyComeFrom) {
