@@ -93,14 +93,7 @@ FakeEngine::FakeEngine() : FakeEngine(Options{}) {}
 FakeEngine::FakeEngine(const Options& options)
     : info_(MakeInfo(options)), step_tokens_(options.step_tokens), rows_(options.rows) {}
 
-FakeEngine::~FakeEngine() {
-  {
-    MutexLock lock(&mu_);
-    stopping_ = true;
-    called_.NotifyAll();
-  }
-  if (thread_.joinable()) thread_.join();
-}
+FakeEngine::~FakeEngine() { StopBackground(); }
 
 int32_t FakeEngine::free_rows() const {
   MutexLock lock(&mu_);
@@ -188,6 +181,15 @@ void FakeEngine::RunInBackground() {
       if (stopping_) return;
     }
   });
+}
+
+void FakeEngine::StopBackground() {
+  {
+    MutexLock lock(&mu_);
+    stopping_ = true;
+    called_.NotifyAll();
+  }
+  if (thread_.joinable()) thread_.join();
 }
 
 void FakeEngine::SetScript(Script script) {

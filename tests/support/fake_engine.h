@@ -73,9 +73,10 @@ class FakeEngine final : public Engine {
   // there was nothing to do.
   bool Step();
   void RunUntilIdle();
-  // Steps on a thread of its own from now until the fake is destroyed, so that nobody else may
-  // step.
+  // Steps on a thread of its own from now until StopBackground (or its end), so that nobody else
+  // may.
   void RunInBackground();
+  void StopBackground();
 
   // Before any work that it concerns.
   void SetScript(Script script);
