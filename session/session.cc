@@ -103,7 +103,6 @@ void Session::OnRoom() {
   {
     MutexLock lock(&mu_);
     last_activity_ = Now();
-    ExtendGeneration();
     Continue();
   }
   Flush();

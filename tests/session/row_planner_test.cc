@@ -109,6 +109,19 @@ TEST(RowPlannerTest, AnEmptyRowHasNothingToRefreshAfterAReset) {
   EXPECT_EQ(planner.adapter_version(), 1u);
 }
 
+TEST(RowPlannerTest, WhatTheGateRemembersGoesWithTheAdapter) {
+  AdaptationOptions options = SmallOptions();
+  options.gate_threshold = 0.5;
+  RowPlanner planner(options, 20);
+  for (uint64_t version = 1; version < 4; ++version) {
+    for (int i = 0; i < 4; ++i) planner.Add({.id = i, .logprob = -2.2f, .base_logprob = -1});
+    ASSERT_TRUE(std::holds_alternative<UpdateWork>(*planner.NextLearning())) << version;
+    planner.OnUpdateDone(Applied(2 * version));
+    planner.OnReset({2 * version + 1});
+    planner.OnRefreshDone();
+  }
+}
+
 TEST(RowPlannerTest, WithoutAnAdapterAFullWindowKeepsItsContext) {
   AdaptationOptions off = SmallOptions();
   off.adapter.rank = 0;

@@ -457,6 +457,21 @@ TEST_F(SessionTest, ACancelledAppendWhoseTextIsBeingTokenizedTakesNothing) {
   EXPECT_THAT(engine_.stream(0), SizeIs(1));
 }
 
+TEST_F(SessionTest, ACancelThatComesTooLateForItsPieceIsAnsweredAllTheSame) {
+  SessionClient client(&manager_);
+  Open(client);
+  const uint64_t id = client.Append(std::string(20, 'x'));
+  while (engine_.SubmittedOf<PrefillWork>().empty()) engine_.Step();
+  client.Cancel(id);
+  // The piece's last part was on its way before the engine heard of the cancel.
+  Scored part;
+  part.done = true;
+  part.tokens_done = kChunk;
+  client.session().Offer({engine_.submitted().back().id, part});
+  client.ReadAll();
+  EXPECT_THAT(client.ErrorOf(id), StatusIs(StatusCode::kCancelled, HasSubstr("8 of 20")));
+}
+
 TEST_F(SessionTest, WaitingCommandsAreCancelledBeforeTheyBegin) {
   SessionClient client(&manager_);
   Open(client);
