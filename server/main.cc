@@ -51,7 +51,7 @@ int Run(const Config& config) {
   const Logger logger(config.log_level, config.log_format);
   const SteadyClock clock;
   EngineMetrics engine_metrics;
-  const auto engine = CreateEngine(config.engine, &engine_metrics, &logger, &clock);
+  auto engine = CreateEngine(config.engine, &engine_metrics, &logger, &clock);
   if (!engine.ok()) return Fail(kFailed, engine.status());
   const auto server = Server::Start(config, {.engine = engine->get(),
                                              .engine_metrics = &engine_metrics,
@@ -64,6 +64,8 @@ int Run(const Config& config) {
       ServeUntilStopped(server->get(), &signals, config.drain_timeout_seconds, &clock, &logger);
   // A second signal: at once means without taking anything down.
   if (status > 128) std::_Exit(status);
+  (*server)->Stop();
+  engine->reset();
   return status;
 }
 

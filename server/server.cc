@@ -61,12 +61,16 @@ absl::Status Server::Listen(const Config& config) {
   return absl::OkStatus();
 }
 
-Server::~Server() {
+Server::~Server() { Stop(); }
+
+void Server::Stop() {
+  if (std::exchange(stopped_, true)) return;
   health_.SetReady(false);
   EndSessions();
   health_.Close();
   if (main_ != nullptr) main_->Shutdown(kLastWordsSeconds);
   if (probes_ != nullptr) probes_->Shutdown(0);
+  http_.reset();
 }
 
 bool Server::Tick() {

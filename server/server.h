@@ -27,7 +27,8 @@ namespace mayfly {
 
 class Server {
  public:
-  // What the server stands on; all outlive it.
+  // What the server stands on. All outlive it but the engine, which may go once the server was
+  // stopped.
   struct Foundation {
     Engine* engine;
     const EngineMetrics* engine_metrics;
@@ -39,7 +40,6 @@ class Server {
   // the model, UNAVAILABLE when an address cannot be had.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const Config& config,
                                                        const Foundation& foundation);
-  // Cuts off whatever is left.
   ~Server();
 
   // Where it listens, with the ports that were chosen; empty where there is no such listener.
@@ -57,6 +57,10 @@ class Server {
   bool idle() const;
   // Ends every session with UNAVAILABLE.
   void EndSessions();
+
+  // Cuts off whatever is left and stops listening: no call comes in after it. The engine's own
+  // threads still call the sessions; so stop first, then destroy the engine, then the server.
+  void Stop();
 
   const SessionMetrics& session_metrics() const { return session_metrics_; }
   const ServerMetrics& server_metrics() const { return server_metrics_; }
@@ -77,6 +81,7 @@ class Server {
   HealthService probes_health_service_;
   const MetricsTable metrics_table_;
 
+  bool stopped_ = false;
   // Listeners, last: they use all of the above.
   std::unique_ptr<MetricsServer> http_;
   std::unique_ptr<GrpcServer> probes_;

@@ -20,13 +20,18 @@ Config InProcessServer::DefaultConfig() {
 }
 
 InProcessServer::InProcessServer(const Config& config) {
-  engine_.RunInBackground();
-  auto server = Server::Start(config, {.engine = &engine_,
+  engine_->RunInBackground();
+  auto server = Server::Start(config, {.engine = engine_.get(),
                                        .engine_metrics = &engine_metrics_,
                                        .clock = &clock_,
                                        .logger = &logger_});
   EXPECT_THAT(server, IsOk());
   if (server.ok()) server_ = *std::move(server);
+}
+
+InProcessServer::~InProcessServer() {
+  if (server_ != nullptr) server_->Stop();
+  engine_.reset();
 }
 
 std::shared_ptr<grpc::Channel> InProcessServer::Connect() const {
@@ -37,7 +42,7 @@ std::shared_ptr<grpc::Channel> InProcessServer::Connect() const {
 }
 
 bool InProcessServer::AllRowsFree() const {
-  return Eventually([this] { return engine_.free_rows() == engine_.info().rows; });
+  return Eventually([this] { return engine_->free_rows() == engine_->info().rows; });
 }
 
 bool InProcessServer::HasClosed(CloseReason reason, uint64_t count) const {

@@ -25,8 +25,9 @@ class InProcessServer {
   static Config DefaultConfig();
 
   explicit InProcessServer(const Config& config = DefaultConfig());
+  ~InProcessServer();
 
-  FakeEngine& engine() { return engine_; }
+  FakeEngine& engine() { return *engine_; }
   FakeClock& clock() { return clock_; }
   Server& server() { return *server_; }
 
@@ -39,7 +40,7 @@ class InProcessServer {
   bool HasClosed(CloseReason reason, uint64_t count) const;
 
  private:
-  FakeEngine engine_;
+  std::unique_ptr<FakeEngine> engine_ = std::make_unique<FakeEngine>();
   FakeClock clock_;
   const Logger logger_{LogLevel::kError, LogFormat::kText};
   EngineMetrics engine_metrics_;
