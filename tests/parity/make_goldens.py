@@ -18,7 +18,7 @@ down_proj; its matrices are `<module>.lora_A` [rank, in] and `<module>.lora_B` [
 
   adapter.safetensors   a random adapter (A and B nonzero):
       <module>.lora_A, <module>.lora_B
-      tokens [T]        the first `context_tokens` of adapter.json are context, the rest is the chunk
+      tokens [T]        first `context_tokens` (adapter.json) of context, then the chunk
       logits [T, vocab] with the adapter on
       weights [chunk]   a loss weight for each token of the chunk
       <scope>.<module>.lora_A.grad, .lora_B.grad            mean NLL over the chunk

@@ -19,7 +19,7 @@ namespace mayfly {
 // Where tests/parity/data lies; tests run in the root of the tree.
 inline constexpr char kParityData[] = "tests/parity/data/";
 
-// A model with two rows, ready to run on the CPU.
+// A model with its rows, ready to run on the CPU.
 struct TinyModel {
   Numerics numerics;
   std::unique_ptr<SlotLayout> layout;
@@ -28,7 +28,8 @@ struct TinyModel {
   std::unique_ptr<AdapterPool> adapters;
 };
 
-TinyModel LoadTinyModel(const std::string& dir, DType dtype, int32_t window_tokens, int32_t max_rank);
+TinyModel LoadTinyModel(const std::string& dir, DType dtype, int32_t window_tokens, int32_t max_rank,
+                        int32_t rows = 2);
 
 // A file of reference tensors or of reference numbers.
 Checkpoint ReadTensors(const std::string& path);

@@ -101,7 +101,8 @@ def update(arguments):
     def run():
         # The model appends to the cache it is given.
         past = copy.deepcopy(cache)
-        logits = model(tokens[:, prefix:-1], past_key_values=past, use_cache=past is not None).logits
+        inputs = tokens[:, prefix:-1]
+        logits = model(inputs, past_key_values=past, use_cache=past is not None).logits
         loss = torch.nn.functional.cross_entropy(logits[0].float(), tokens[0, prefix + 1 :])
         optimizer.zero_grad()
         loss.backward()
