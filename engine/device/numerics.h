@@ -1,15 +1,16 @@
 #pragma once
 
 // Which number types a device computes with. Weights, keys, values and serving adapters rest in
-// `weights`; everything between two linear layers is in `activations`; large matrix products and
-// attention run in `matrix`.
+// `weights`; the residual stream, and the gradient along it, is in `activations`; what linear layers,
+// attention and the elementwise work between them read and write is in `matrix`.
 //
-// On a CPU activations are fp32: a decode step is bound by reading weights, and elementwise work costs
-// the same in either type. `matrix` is bfloat16 only where the CPU multiplies it natively; without that
-// (no AVX512-BF16) libtorch's bfloat16 products are ten times slower than converting to fp32.
+// On a CPU the residual stream is fp32: its additions cost little. `matrix` is bfloat16 only where the CPU
+// multiplies it natively; without that (no AVX512-BF16) libtorch's bfloat16 products are ten times slower
+// than converting to fp32.
 
 #include <ATen/ATen.h>
 
+#include "engine/device/cpu/kernels.h"
 #include "engine/options.h"
 
 namespace mayfly {
@@ -19,10 +20,12 @@ struct Numerics {
   at::ScalarType weights = at::kFloat;
   at::ScalarType activations = at::kFloat;
   at::ScalarType matrix = at::kFloat;
+  // Null: plain ATen does the work. Set only on a CPU.
+  const cpu::Kernels* kernels = nullptr;
 
-  bool on_cpu() const { return device.is_cpu(); }
   at::TensorOptions WeightOptions() const { return at::TensorOptions(device).dtype(weights); }
   at::TensorOptions ActivationOptions() const { return at::TensorOptions(device).dtype(activations); }
+  at::TensorOptions MatrixOptions() const { return at::TensorOptions(device).dtype(matrix); }
 };
 
 Numerics NumericsFor(at::Device device, DType dtype);

@@ -51,16 +51,16 @@ class CausalLm {
   virtual ~CausalLm() = default;
 
   // tokens: [sum of the segments' tokens] int64, segment after segment. Writes keys and values of the
-  // segments' positions and returns the final hidden states, normed: [tokens, hidden], activations.
+  // segments' positions and returns the final hidden states, normed: [tokens, hidden], matrix type.
   virtual at::Tensor Forward(const at::Tensor& tokens, const std::vector<ForwardSegment>& segments,
                              const KvPool& kv) const = 0;
 
-  // hidden: [n, hidden] -> [n, vocabulary], fp32 on CPU, the activations' type elsewhere.
+  // hidden: [n, hidden], matrix type -> [n, vocabulary], matrix type; fp32 for up to kFewRows states.
   virtual at::Tensor Logits(const at::Tensor& hidden) const = 0;
-  // dlogits: [n, vocabulary] -> [n, hidden].
+  // dlogits: [n, vocabulary] -> [n, hidden], both in the matrix type.
   virtual at::Tensor LogitsBackward(const at::Tensor& dlogits) const = 0;
 
-  // The hidden states of a training pass, normed: [tokens, hidden]; undefined when cancelled.
+  // The hidden states of a training pass, normed: [tokens, hidden], matrix type; undefined when cancelled.
   virtual at::Tensor TrainForward(const TrainingBatch& batch, TrainingTrace* trace) const = 0;
   // dhidden: [tokens, hidden]. Adds the adapter's gradients to `gradients`. False when cancelled.
   // Consumes the trace, layer by layer.
@@ -68,6 +68,7 @@ class CausalLm {
                              TrainingTrace* trace, AdapterView& gradients) const = 0;
 
   virtual const ModelConfig& config() const = 0;
+  virtual const Numerics& numerics() const = 0;
   virtual uint64_t parameters() const = 0;
 };
 

@@ -30,7 +30,7 @@ class Loader {
 
   RmsNorm Norm(const std::string& name, int64_t width) {
     const at::Tensor weight = Take(name + ".weight", {width});
-    return status_.ok() ? RmsNorm(weight, config_.rms_norm_eps) : RmsNorm();
+    return status_.ok() ? RmsNorm(numerics_, weight, config_.rms_norm_eps) : RmsNorm();
   }
 
   struct Part {
@@ -119,7 +119,7 @@ at::Tensor Positions(const std::vector<ForwardSegment>& segments, at::Device dev
 Llama::Llama(const ModelConfig& config, const Numerics& numerics, int32_t window_tokens)
     : config_(config),
       numerics_(numerics),
-      rotary_(config.rope, config.head_dim, window_tokens, numerics.device) {}
+      rotary_(numerics, config.rope, config.head_dim, window_tokens) {}
 
 absl::StatusOr<std::unique_ptr<CausalLm>> Llama::Load(const ModelConfig& config,
                                                       const Numerics& numerics,
@@ -171,7 +171,10 @@ at::Tensor Llama::Forward(const at::Tensor& tokens, const std::vector<ForwardSeg
   return final_norm_.Forward(x);
 }
 
-at::Tensor Llama::Logits(const at::Tensor& hidden) const { return lm_head_.Forward(hidden); }
+at::Tensor Llama::Logits(const at::Tensor& hidden) const { 
+  // Few rows are sampled from, and one product keeps them exact; many are scored.
+  return hidden.size(0) <= kFewRows ? lm_head_.ForwardFloat(hidden) : lm_head_.Forward(hidden);
+}
 
 at::Tensor Llama::LogitsBackward(const at::Tensor& dlogits) const {
   return lm_head_.BackwardInput(dlogits);

@@ -31,6 +31,7 @@ class Llama final : public CausalLm {
   bool TrainBackward(const at::Tensor& dhidden, const TrainingBatch& batch, TrainingTrace* trace,
                      AdapterView& gradients) const override;
   const ModelConfig& config() const override { return config_; }
+  const Numerics& numerics() const override { return numerics_; }
   uint64_t parameters() const override { return parameters_; }
 
  private:

@@ -15,11 +15,11 @@ namespace mayfly {
 struct LossResult {
   // sum(weight * nll) / sum(weight), nats.
   double loss = 0;
-  // d loss / d hidden: [n, hidden], activations; undefined unless asked for.
+  // d loss / d hidden: [n, hidden], matrix type; undefined unless asked for.
   at::Tensor dhidden;
 };
 
-// hidden: [n, hidden], normed; labels: [n] int64; weights: [n] fp32 whose sum is above zero.
+// hidden: [n, hidden], normed, matrix type; labels: [n] int64; weights: [n] fp32 whose sum is above zero.
 LossResult WeightedLoss(const CausalLm& model, const at::Tensor& hidden, const at::Tensor& labels,
                         const at::Tensor& weights, bool need_gradient);
 

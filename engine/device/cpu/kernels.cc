@@ -5,19 +5,23 @@ namespace mayfly::cpu {
 extern const Kernels kGenericKernels;
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
+extern const Kernels kAvx512Bf16Kernels;
 
 KernelList SupportedKernels() {
-  static const Kernels* const all[] = {&kGenericKernels, &kAvx2Kernels, &kAvx512Kernels};
+  static const Kernels* const all[] = {&kGenericKernels, &kAvx2Kernels, &kAvx512Kernels,
+                                       &kAvx512Bf16Kernels};
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
-                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-  return {all, avx512 ? 3 : avx2 ? 2 : 1};
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vl");
+  const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+  return {all, 1 + int64_t{avx2} + int64_t{avx512} + int64_t{bf16}};
 }
 
 const Kernels& BestKernels() {
-  const KernelList list = SupportedKernels();
-  return *list.begin_[list.count - 1];
+  static const KernelList list = SupportedKernels();
+  return *list.data[list.count - 1];
 }
 
 }  // namespace mayfly::cpu

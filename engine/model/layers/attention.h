@@ -2,10 +2,6 @@
 
 // Causal attention with grouped query heads (Ainslie et al., arXiv 2305.13245) over a linear run of
 // keys, and its gradient. Pure functions; any thread.
-//
-// The query heads that share a key head are laid along the query axis, so keys and values are never
-// repeated and their gradients come out summed. Queries are taken in blocks, so that a block meets
-// only the keys before its end and no [tokens, keys] matrix is ever whole.
 
 #include <vector>
 
@@ -15,27 +11,34 @@
 
 namespace mayfly {
 
-// What the gradient needs of a forward pass: one element a query block.
-struct AttentionTrace {
-  std::vector<at::Tensor> outs;
-  std::vector<at::Tensor> log_sum_exps;
+// Of one row.
+struct AttentionInput {
+  at::Tensor q;  // [tokens, heads, head_dim], the newest positions, matrix type, dense within a token
+  at::Tensor k;  // [kv_heads, keys, head_dim] with keys >= tokens, weights' type, each head dense
+  at::Tensor v;
 };
 
-// q: [tokens, heads, head_dim], the newest `tokens` positions, activations.
-// k, v: [kv_heads, keys, head_dim] with keys >= tokens, any type.
-// Returns [tokens, heads * head_dim], activations. Fills `trace` unless it is null.
-at::Tensor CausalAttention(const Numerics& numerics, const at::Tensor& q, const at::Tensor& k,
-                           const at::Tensor& v, AttentionTrace* trace);
+// Writes what each input attends to into its `out`: [tokens, heads * head_dim], matrix type, dense.
+void CausalAttention(const Numerics& numerics, const std::vector<AttentionInput>& inputs,
+                     const std::vector<at::Tensor>& outs);
 
+// The same for one row, keeping what the gradient needs: the result, and log_sum_exp [heads, tokens] fp32.
+struct AttentionTrace {
+  at::Tensor out;
+  at::Tensor log_sum_exp;
+};
+AttentionTrace CausalAttentionForTraining(const Numerics& numerics, const AttentionInput& input);
+
+// Where gradients go, matrix type, dense within a token.
 struct AttentionGradient {
-  at::Tensor dq;  // [tokens, heads, head_dim], activations
-  at::Tensor dk;  // [kv_heads, tokens, head_dim], activations: the newest `tokens` keys only
+  at::Tensor dq;  // [tokens, heads, head_dim]
+  at::Tensor dk;  // [tokens, kv_heads, head_dim]: the newest `tokens` keys only
   at::Tensor dv;
 };
 
-// dout: [tokens, heads * head_dim]. q, k, v: as in the forward pass that filled `trace`.
-AttentionGradient CausalAttentionBackward(const Numerics& numerics, const at::Tensor& dout,
-                                          const at::Tensor& q, const at::Tensor& k,
-                                          const at::Tensor& v, const AttentionTrace& trace);
+// dout: as trace.out. The gradient with respect to keys before the newest `tokens` is not computed.
+void CausalAttentionBackward(const Numerics& numerics, const AttentionInput& input,
+                             const AttentionTrace& trace, const at::Tensor& dout,
+                             const AttentionGradient& gradient);
 
 }  // namespace mayfly

@@ -1,7 +1,7 @@
 #pragma once
 
-// Tensor-shaped entrances to the CPU kernels: they share the work among the threads of libtorch's pool.
-// Activations are fp32 and contiguous. Any thread.
+// What the layers share when they call the CPU kernels on tensors. Any thread; loops are shared among the
+// threads of libtorch's pool.
 
 #include <ATen/ATen.h>
 
@@ -9,9 +9,17 @@
 
 namespace mayfly {
 
-cpu::WeightMatrix AsWeightMatrix(const at::Tensor& tensor);
+// The elements of a contiguous tensor, fp32 or bfloat16.
+cpu::Array CpuArray(const at::Tensor& tensor);
+// The same from element `offset` on.
+cpu::Array CpuArray(const at::Tensor& tensor, int64_t offset);
 
-// x: [rows, in] fp32; weight: [out, in]; bias: [out] fp32 or undefined -> [rows, out] fp32.
-at::Tensor CpuLinear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
+// Tokens worth handing to another thread when each is a row of elementwise work.
+inline constexpr int64_t kGrainTokens = 8;
+
+// x: [rows, in]; weight: [out, in]; bias: [out] fp32 or undefined -> [rows, out] of type `out_type`: x's
+// type or fp32.
+at::Tensor CpuLinear(const cpu::Kernels& kernels, const at::Tensor& x, const at::Tensor& weight,
+                     const at::Tensor& bias, at::ScalarType out_type);
 
 }  // namespace mayfly

@@ -4,34 +4,40 @@
 
 #include <ATen/Parallel.h>
 
-#include "engine/device/cpu/kernels.h"
+#include "engine/model/layers/cpu_ops.h"
 
 namespace mayfly {
 
-at::Tensor SiluMul(const at::Tensor& gate_up) {
+at::Tensor SiluMul(const Numerics& numerics, const at::Tensor& gate_up) {
   const int64_t tokens = gate_up.size(0), width = gate_up.size(1) / 2;
-  if (!gate_up.is_cpu() || gate_up.scalar_type() != at::kFloat) {
+  if (numerics.kernels == nullptr) {
     return at::silu(gate_up.narrow(1, 0, width)).mul_(gate_up.narrow(1, width, width));
   }
   at::Tensor y = at::empty({tokens, width}, gate_up.options());
-  const float* const in = gate_up.const_data_ptr<float>();
-  float* const out = y.mutable_data_ptr<float>();
-  at::parallel_for(0, tokens, 4, [&](int64_t begin, int64_t end) {
-    for (int64_t token = begin; token < end; ++token) {
-      cpu::BestKernels().silu_mul(in + token * 2 * width, width, out + token * width);
-    }
+  at::parallel_for(0, tokens, kGrainTokens, [&](int64_t begin, int64_t end) {
+    numerics.kernels->silu_mul(CpuArray(gate_up, begin * 2 * width), end - begin, width,
+                               CpuArray(y, begin * width));
   });
   return y;
 }
 
-at::Tensor SiluMulBackward(const at::Tensor& gate_up, const at::Tensor& ds) {
-  const int64_t width = gate_up.size(1) / 2;
-  const at::Tensor gate = gate_up.narrow(1, 0, width), up = gate_up.narrow(1, width, width);
-  const at::Tensor sigmoid = at::sigmoid(gate);
-  const at::Tensor silu = gate * sigmoid;
-  // d silu(g) / dg = sigmoid(g) (1 + g (1 - sigmoid(g))) = sigmoid(g) + silu(g) (1 - sigmoid(g))
-  const at::Tensor slope = sigmoid + silu * (1 - sigmoid);
-  return at::cat({ds * up * slope, ds * silu}, 1);
+at::Tensor SiluMulBackward(const Numerics& numerics, const at::Tensor& gate_up, const at::Tensor& ds) {
+  const int64_t tokens = gate_up.size(0), width = gate_up.size(1) / 2;
+  if (numerics.kernels == nullptr) {
+    const at::Tensor gate = gate_up.narrow(1, 0, width), up = gate_up.narrow(1, width, width);
+    const at::Tensor sigmoid = at::sigmoid(gate);
+    const at::Tensor silu = gate * sigmoid;
+    // d silu(g) / dg = sigmoid(g) (1 + g (1 - sigmoid(g))) = sigmoid(g) + silu(g) (1 - sigmoid(g))
+    const at::Tensor slope = sigmoid + silu * (1 - sigmoid);
+    return at::cat({ds * up * slope, ds * silu}, 1);
+  }
+  at::Tensor dgate_up = at::empty_like(gate_up);
+  at::parallel_for(0, tokens, kGrainTokens, [&](int64_t begin, int64_t end) {
+    numerics.kernels->silu_mul_backward(CpuArray(gate_up, begin * 2 * width),
+                                        CpuArray(ds, begin * width), end - begin, width,
+                                        CpuArray(dgate_up, begin * 2 * width));
+  });
+  return dgate_up;
 }
 
 DecoderLayer::DecoderLayer(const Numerics& numerics, const ModelConfig& config, const Rotary* rotary,
@@ -44,15 +50,48 @@ DecoderLayer::DecoderLayer(const Numerics& numerics, const ModelConfig& config, 
       weights_(std::move(weights)) {}
 
 DecoderLayer::Qkv DecoderLayer::Split(const at::Tensor& qkv) const {
-  const int64_t tokens = qkv.size(0), q = heads_ * head_dim_, kv = kv_heads_ * head_dim_;
-  return {qkv.narrow(1, 0, q).unflatten(1, {heads_, head_dim_}),
-          qkv.narrow(1, q, kv).unflatten(1, {kv_heads_, head_dim_}),
-          qkv.narrow(1, q + kv, kv).reshape({tokens, kv_heads_, head_dim_})};
+  const int64_t q = heads_ * head_dim_, kv = kv_heads_ * head_dim_;
+  const auto part = [&](int64_t begin, int64_t heads) {
+    return qkv.narrow(1, begin, heads * head_dim_).unflatten(1, {heads, head_dim_});
+  };
+  return {part(0, heads_), part(q, kv_heads_), part(q + kv, kv_heads_)};
+}
+
+void DecoderLayer::StoreKeys(const Qkv& qkv, const LayerSegment& segment) const {
+  const auto store = [&](const at::Tensor& from, const at::Tensor& pool) {
+    if (numerics_.kernels == nullptr) {
+      pool.narrow(1, segment.row_begin, segment.tokens)
+          .copy_(from.narrow(0, segment.batch_begin, segment.tokens).transpose(0, 1));
+      return;
+    }
+    for (int64_t token = 0; token < segment.tokens; ++token) {
+      for (int64_t head = 0; head < kv_heads_; ++head) {
+        numerics_.kernels->copy(
+            CpuArray(from, (segment.batch_begin + token) * from.stride(0) + head * head_dim_), head_dim_,
+            CpuArray(pool, head * pool.stride(0) + (segment.row_begin + token) * head_dim_));
+      }
+    }
+  };
+  store(qkv.k, segment.keys);
+  store(qkv.v, segment.values);
+}
+
+at::Tensor DecoderLayer::AddResidual(const at::Tensor& x, const at::Tensor& y) const {
+  if (numerics_.kernels == nullptr) return x + y;
+  at::Tensor sum = at::empty_like(x);
+  const int64_t width = x.size(1);
+  const float* const x_data = x.const_data_ptr<float>();
+  float* const sum_data = sum.mutable_data_ptr<float>();
+  at::parallel_for(0, x.size(0), kGrainTokens, [&](int64_t begin, int64_t end) {
+    numerics_.kernels->add(x_data + begin * width, CpuArray(y, begin * width), (end - begin) * width,
+                           sum_data + begin * width);
+  });
+  return sum;
 }
 
 at::Tensor DecoderLayer::Mlp(const at::Tensor& x, const std::vector<AdapterSegment>& adapters) const {
   const at::Tensor gate_up = weights_.gate_up.Forward(weights_.mlp_norm.Forward(x), adapters, {});
-  return weights_.down.Forward(SiluMul(gate_up), adapters, {}).add_(x);
+  return AddResidual(x, weights_.down.Forward(SiluMul(numerics_, gate_up), adapters, {}));
 }
 
 at::Tensor DecoderLayer::Forward(const at::Tensor& x, const at::Tensor& positions,
@@ -65,18 +104,18 @@ at::Tensor DecoderLayer::Forward(const at::Tensor& x, const at::Tensor& position
   }
   rotary_->Rotate(qkv.q, positions);
   rotary_->Rotate(qkv.k, positions);
-  at::Tensor attended = at::empty({x.size(0), heads_ * head_dim_}, x.options());
+  at::Tensor attended = at::empty({x.size(0), heads_ * head_dim_}, numerics_.MatrixOptions());
+  std::vector<AttentionInput> inputs;
+  std::vector<at::Tensor> outs;
   for (const LayerSegment& segment : segments) {
-    const auto part = [&](const at::Tensor& t) {
-      return t.narrow(0, segment.batch_begin, segment.tokens);
-    };
+    StoreKeys(qkv, segment);
     const int64_t end = segment.row_begin + segment.tokens;
-    segment.keys.narrow(1, segment.row_begin, segment.tokens).copy_(part(qkv.k).transpose(0, 1));
-    segment.values.narrow(1, segment.row_begin, segment.tokens).copy_(part(qkv.v).transpose(0, 1));
-    part(attended).copy_(CausalAttention(numerics_, part(qkv.q), segment.keys.narrow(1, 0, end),
-                                         segment.values.narrow(1, 0, end), nullptr));
+    inputs.push_back({qkv.q.narrow(0, segment.batch_begin, segment.tokens),
+                      segment.keys.narrow(1, 0, end), segment.values.narrow(1, 0, end)});
+    outs.push_back(attended.narrow(0, segment.batch_begin, segment.tokens));
   }
-  return Mlp(weights_.o.Forward(attended, adapters, {}).add_(x), adapters);
+  CausalAttention(numerics_, inputs, outs);
+  return Mlp(AddResidual(x, weights_.o.Forward(attended, adapters, {})), adapters);
 }
 
 at::Tensor DecoderLayer::TrainForward(const at::Tensor& x, const TrainingContext& context,
@@ -96,18 +135,15 @@ at::Tensor DecoderLayer::TrainForward(const at::Tensor& x, const TrainingContext
   // Through the type that the pool keeps, so that training sees what serving sees.
   const auto with_prefix = [&](const at::Tensor& prefix, const at::Tensor& own) {
     const at::Tensor mine = own.transpose(0, 1).to(numerics_.weights);
-    return prefix.defined() ? at::cat({prefix, mine}, 1) : mine;
+    return prefix.defined() ? at::cat({prefix, mine}, 1) : mine.contiguous();
   };
-  trace->q = qkv.q;
-  trace->keys = with_prefix(prefix_keys, qkv.k);
-  trace->values = with_prefix(prefix_values, qkv.v);
-  trace->attended =
-      CausalAttention(numerics_, trace->q, trace->keys, trace->values, &trace->attention);
-  trace->mlp_input = weights_.o.Forward(trace->attended, all, context.dropout).add_(x);
+  trace->attention_input = {qkv.q, with_prefix(prefix_keys, qkv.k), with_prefix(prefix_values, qkv.v)};
+  trace->attention = CausalAttentionForTraining(numerics_, trace->attention_input);
+  trace->mlp_input = AddResidual(x, weights_.o.Forward(trace->attention.out, all, context.dropout));
   trace->gate_up = weights_.gate_up.Forward(weights_.mlp_norm.Forward(trace->mlp_input), all,
                                             context.dropout);
-  return weights_.down.Forward(SiluMul(trace->gate_up), all, context.dropout)
-      .add_(trace->mlp_input);
+  return AddResidual(trace->mlp_input, weights_.down.Forward(SiluMul(numerics_, trace->gate_up), all,
+                                                             context.dropout));
 }
 
 at::Tensor DecoderLayer::Backward(const at::Tensor& dy, const TrainingContext& context,
@@ -120,10 +156,11 @@ at::Tensor DecoderLayer::Backward(const at::Tensor& dy, const TrainingContext& c
 
 at::Tensor DecoderLayer::MlpBackward(const at::Tensor& dy, const TrainingContext& context,
                                      const LayerTrace& trace, AdapterView& gradients) const {
-  const at::Tensor ds = weights_.down.Backward(SiluMul(trace.gate_up), dy, *context.adapter,
-                                               context.dropout, gradients, /*need_dx=*/true);
+  const at::Tensor ds =
+      weights_.down.Backward(SiluMul(numerics_, trace.gate_up), dy.to(numerics_.matrix),
+                             *context.adapter, context.dropout, gradients, /*need_dx=*/true);
   const at::Tensor dnorm = weights_.gate_up.Backward(
-      weights_.mlp_norm.Forward(trace.mlp_input), SiluMulBackward(trace.gate_up, ds),
+      weights_.mlp_norm.Forward(trace.mlp_input), SiluMulBackward(numerics_, trace.gate_up, ds),
       *context.adapter, context.dropout, gradients, /*need_dx=*/true);
   return weights_.mlp_norm.Backward(trace.mlp_input, dnorm);
 }
@@ -131,19 +168,20 @@ at::Tensor DecoderLayer::MlpBackward(const at::Tensor& dy, const TrainingContext
 at::Tensor DecoderLayer::AttentionBackward(const at::Tensor& dy, const TrainingContext& context,
                                            const LayerTrace& trace, AdapterView& gradients,
                                            bool need_dx) const {
-  const at::Tensor dattended = weights_.o.Backward(trace.attended, dy, *context.adapter,
-                                                   context.dropout, gradients, /*need_dx=*/true);
-  AttentionGradient d = CausalAttentionBackward(numerics_, dattended, trace.q, trace.keys,
-                                                trace.values, trace.attention);
-  at::Tensor dk = d.dk.transpose(0, 1).contiguous();
-  rotary_->RotateBack(d.dq, context.positions);
-  rotary_->RotateBack(dk, context.positions);
-  if (weights_.q_norm) {
-    d.dq = weights_.q_norm->Backward(trace.q_raw, d.dq);
-    dk = weights_.k_norm->Backward(trace.k_raw, dk);
-  }
+  const at::Tensor dattended =
+      weights_.o.Backward(trace.attention.out, dy.to(numerics_.matrix), *context.adapter,
+                          context.dropout, gradients, /*need_dx=*/true);
   const at::Tensor dqkv =
-      at::cat({d.dq.flatten(1), dk.flatten(1), d.dv.transpose(0, 1).flatten(1)}, 1);
+      at::empty({dy.size(0), (heads_ + 2 * kv_heads_) * head_dim_}, numerics_.MatrixOptions());
+  Qkv d = Split(dqkv);
+  CausalAttentionBackward(numerics_, trace.attention_input, trace.attention, dattended,
+                          {d.q, d.k, d.v});
+  rotary_->RotateBack(d.q, context.positions);
+  rotary_->RotateBack(d.k, context.positions);
+  if (weights_.q_norm) {
+    d.q.copy_(weights_.q_norm->Backward(trace.q_raw, d.q));
+    d.k.copy_(weights_.k_norm->Backward(trace.k_raw, d.k));
+  }
   const at::Tensor dnorm =
       weights_.qkv.Backward(weights_.attention_norm.Forward(trace.input), dqkv, *context.adapter,
                             context.dropout, gradients, need_dx);

@@ -41,11 +41,8 @@ struct LayerTrace {
   at::Tensor input;       // [tokens, hidden]
   at::Tensor q_raw;       // before the query norm; undefined without one
   at::Tensor k_raw;
-  at::Tensor q;           // [tokens, heads, head_dim], rotated
-  at::Tensor keys;        // [kv_heads, prefix + tokens, head_dim]
-  at::Tensor values;
+  AttentionInput attention_input;  // queries rotated, keys and values of prefix and tokens
   AttentionTrace attention;
-  at::Tensor attended;    // [tokens, heads * head_dim]
   at::Tensor mlp_input;   // [tokens, hidden], before its norm
   at::Tensor gate_up;     // [tokens, 2 * intermediate]
 };
@@ -66,7 +63,7 @@ class DecoderLayer {
   DecoderLayer(const Numerics& numerics, const ModelConfig& config, const Rotary* rotary,
                DecoderLayerWeights weights);
 
-  // x: [tokens, hidden] -> the same. `positions`: [tokens] int64, positions in the rows.
+  // x: [tokens, hidden], activations -> the same. `positions`: [tokens] int64, positions in the rows.
   at::Tensor Forward(const at::Tensor& x, const at::Tensor& positions,
                      const std::vector<LayerSegment>& segments,
                      const std::vector<AdapterSegment>& adapters) const;
@@ -82,12 +79,15 @@ class DecoderLayer {
                       AdapterView& gradients, bool need_dx) const;
 
  private:
+  // Views of the fused product, or of its gradient.
   struct Qkv {
-    at::Tensor q;  // [tokens, heads, head_dim], not yet rotated
+    at::Tensor q;  // [tokens, heads, head_dim]
     at::Tensor k;  // [tokens, kv_heads, head_dim]
     at::Tensor v;
   };
   Qkv Split(const at::Tensor& qkv) const;
+  void StoreKeys(const Qkv& qkv, const LayerSegment& segment) const;
+  at::Tensor AddResidual(const at::Tensor& x, const at::Tensor& y) const;
   at::Tensor Mlp(const at::Tensor& x, const std::vector<AdapterSegment>& adapters) const;
   at::Tensor MlpBackward(const at::Tensor& dy, const TrainingContext& context,
                          const LayerTrace& trace, AdapterView& gradients) const;
@@ -102,9 +102,9 @@ class DecoderLayer {
   const DecoderLayerWeights weights_;
 };
 
-// silu(gate) * up. gate_up: [tokens, 2 * width], the gate first -> [tokens, width].
-at::Tensor SiluMul(const at::Tensor& gate_up);
+// silu(gate) * up. gate_up: [tokens, 2 * width], the gate first, matrix type -> [tokens, width].
+at::Tensor SiluMul(const Numerics& numerics, const at::Tensor& gate_up);
 // ds: [tokens, width] -> the gradient with respect to gate_up.
-at::Tensor SiluMulBackward(const at::Tensor& gate_up, const at::Tensor& ds);
+at::Tensor SiluMulBackward(const Numerics& numerics, const at::Tensor& gate_up, const at::Tensor& ds);
 
 }  // namespace mayfly

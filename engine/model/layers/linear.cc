@@ -12,10 +12,19 @@ Linear::Linear(const Numerics& numerics, at::Tensor weight, at::Tensor bias)
 }
 
 at::Tensor Linear::Forward(const at::Tensor& x) const {
-  if (numerics_.on_cpu() && x.size(0) <= kFewRows) return CpuLinear(x, weight_, bias_float_);
+  if (numerics_.kernels != nullptr && x.size(0) <= kFewRows) {
+    return CpuLinear(*numerics_.kernels, x, weight_, bias_float_, numerics_.matrix);
+  }
   at::Tensor y = MatrixProduct(numerics_, x, weight_.t());
   if (bias_.defined()) y.add_(bias_);
   return y;
+}
+
+at::Tensor Linear::ForwardFloat(const at::Tensor& x) const {
+  if (numerics_.kernels != nullptr && x.size(0) <= kFewRows) {
+    return CpuLinear(*numerics_.kernels, x, weight_, bias_float_, at::kFloat);
+  }
+  return Forward(x).to(at::kFloat);
 }
 
 at::Tensor Linear::BackwardInput(const at::Tensor& dy) const {
@@ -23,7 +32,7 @@ at::Tensor Linear::BackwardInput(const at::Tensor& dy) const {
 }
 
 at::Tensor MatrixProduct(const Numerics& numerics, const at::Tensor& x, const at::Tensor& w) {
-  return at::mm(x.to(numerics.matrix), w.to(numerics.matrix)).to(numerics.activations);
+  return at::mm(x.to(numerics.matrix), w.to(numerics.matrix));
 }
 
 }  // namespace mayfly

@@ -15,9 +15,11 @@ class Linear {
   // weight: [out, in], Numerics::weights; bias: [out] or undefined.
   Linear(const Numerics& numerics, at::Tensor weight, at::Tensor bias = {});
 
-  // x: [tokens, in], activations -> [tokens, out], activations.
+  // x: [tokens, in] -> [tokens, out], both in the matrix type.
   at::Tensor Forward(const at::Tensor& x) const;
-  // dy: [tokens, out], activations -> dx: [tokens, in], activations.
+  // The same in fp32: not rounded where the product does not round.
+  at::Tensor ForwardFloat(const at::Tensor& x) const;
+  // dy: [tokens, out] -> dx: [tokens, in], both in the matrix type.
   at::Tensor BackwardInput(const at::Tensor& dy) const;
 
   int64_t in() const { return weight_.size(1); }
@@ -31,8 +33,7 @@ class Linear {
   at::Tensor bias_float_;  // the same in fp32, for the CPU kernels
 };
 
-// The product of activations x [m, k] and matrix w [k, n] (any strides), computed in the matrix type and
-// returned as activations.
+// The product of x [m, k] and w [k, n] (any strides), computed and returned in the matrix type.
 at::Tensor MatrixProduct(const Numerics& numerics, const at::Tensor& x, const at::Tensor& w);
 
 // Rows up to which the CPU kernels beat the library's products.

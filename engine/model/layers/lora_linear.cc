@@ -33,7 +33,7 @@ at::Tensor LoraLinear::Forward(const at::Tensor& x, const std::vector<AdapterSeg
   at::Tensor y = base_.Forward(x);
   for (const AdapterSegment& segment : segments) {
     if (segment.adapter == nullptr) continue;
-    if (numerics_.on_cpu() && segment.tokens <= kFewRows && !dropout.active()) {
+    if (numerics_.kernels != nullptr && segment.tokens <= kFewRows && !dropout.active()) {
       AddAdapterFewRows(x, segment, y);
     } else {
       AddAdapter(x, segment, dropout, y);
@@ -59,20 +59,19 @@ void LoraLinear::AddAdapter(const at::Tensor& x, const AdapterSegment& segment,
 void LoraLinear::AddAdapterFewRows(const at::Tensor& x, const AdapterSegment& segment,
                                    at::Tensor& y) const {
   const AdapterView& adapter = *segment.adapter;
-  const cpu::Kernels& kernels = cpu::BestKernels();
+  const cpu::Kernels& kernels = *numerics_.kernels;
   const int64_t rank = adapter.spec.rank, in = x.size(1), y_width = y.size(1);
-  const float* const input = x.const_data_ptr<float>() + segment.begin * in;
-  float* const y_rows = y.mutable_data_ptr<float>() + segment.begin * y_width;
+  const cpu::Array input = CpuArray(x, segment.begin * in);
   std::vector<float> a(static_cast<size_t>(segment.tokens * rank));
   for (const Output& output : outputs_) {
     if (!adapter.Adapts(layer_, output.module)) continue;
-    kernels.linear(input, segment.tokens, in, AsWeightMatrix(adapter.A(layer_, output.module)),
-                   nullptr, 0, rank, a.data(), rank);
-    const cpu::WeightMatrix b = AsWeightMatrix(adapter.B(layer_, output.module));
+    kernels.linear(input, segment.tokens, in, CpuArray(adapter.A(layer_, output.module)),
+                   nullptr, 0, rank, {a.data()}, rank);
+    const cpu::Array b = CpuArray(adapter.B(layer_, output.module));
     for (int64_t token = 0; token < segment.tokens; ++token) {
       kernels.expand(a.data() + token * rank, rank, b, output.width,
                      static_cast<float>(adapter.spec.scale()), 0, output.width,
-                     y_rows + token * y_width + output.begin);
+                     CpuArray(y, (segment.begin + token) * y_width + output.begin));
     }
   }
 }

@@ -71,12 +71,12 @@ class LoraLinear {
   LoraLinear(const Numerics& numerics, int32_t layer, Linear base, std::vector<Module> modules,
              const SlotLayout& layout);
 
-  // x: [tokens, in] -> [tokens, sum of outs], activations. Segments do not overlap.
+  // x: [tokens, in] -> [tokens, sum of outs], matrix type. Segments do not overlap.
   at::Tensor Forward(const at::Tensor& x, const std::vector<AdapterSegment>& segments,
                      const LoraDropout& dropout) const;
 
   // For a batch that is one segment: the gradient with respect to x, and the adapter's own, which are
-  // added to `gradients`. x: as in the forward pass; dy: [tokens, sum of outs].
+  // added to `gradients`. x: as in the forward pass; dy: [tokens, sum of outs]; both in the matrix type.
   at::Tensor Backward(const at::Tensor& x, const at::Tensor& dy, const AdapterView& adapter,
                       const LoraDropout& dropout, AdapterView& gradients, bool need_dx) const;
 

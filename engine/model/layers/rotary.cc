@@ -5,6 +5,10 @@
 #include <numbers>
 #include <vector>
 
+#include <ATen/Parallel.h>
+
+#include "engine/model/layers/cpu_ops.h"
+
 namespace mayfly {
 namespace {
 
@@ -92,13 +96,15 @@ Frequencies InverseFrequencies(const RopeConfig& config, int32_t head_dim, int32
 
 }  // namespace
 
-Rotary::Rotary(const RopeConfig& config, int32_t head_dim, int32_t positions, at::Device device) {
+Rotary::Rotary(const Numerics& numerics, const RopeConfig& config, int32_t head_dim,
+               int32_t positions)
+    : numerics_(numerics) {
   const Frequencies inverse = InverseFrequencies(config, head_dim, positions);
   const at::Tensor frequencies = at::tensor(inverse, at::kDouble).to(at::kFloat);
   const at::Tensor angles = at::outer(at::arange(positions, at::kFloat), frequencies);
   const double factor = AttentionFactor(config);
-  cos_ = angles.cos().mul_(factor).to(device);
-  sin_ = angles.sin().mul_(factor).to(device);
+  cos_ = angles.cos().mul_(factor).to(numerics.device);
+  sin_ = angles.sin().mul_(factor).to(numerics.device);
 }
 
 void Rotary::Rotate(at::Tensor& x, const at::Tensor& positions) const { Apply(x, positions, 1); }
@@ -109,8 +115,22 @@ void Rotary::RotateBack(at::Tensor& dx, const at::Tensor& positions) const {
 
 void Rotary::Apply(at::Tensor& x, const at::Tensor& positions, double direction) const {
   const int64_t half = x.size(2) / 2;
-  const at::Tensor cos = cos_.index_select(0, positions).unsqueeze(1);
-  const at::Tensor sin = sin_.index_select(0, positions).unsqueeze(1).mul(direction);
+  if (numerics_.kernels != nullptr) {
+    const int64_t* const position = positions.const_data_ptr<int64_t>();
+    const float* const cosines = cos_.const_data_ptr<float>();
+    const float* const sines = sin_.const_data_ptr<float>();
+    at::parallel_for(0, x.size(0), kGrainTokens, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t place = position[i] * half;
+        numerics_.kernels->rotate(CpuArray(x, i * x.stride(0)), x.size(1), x.size(2), cosines + place,
+                                  sines + place, static_cast<float>(direction));
+      }
+    });
+    return;
+  }
+  const at::Tensor cos = cos_.index_select(0, positions).to(x.scalar_type()).unsqueeze(1);
+  const at::Tensor sin =
+      sin_.index_select(0, positions).mul(direction).to(x.scalar_type()).unsqueeze(1);
   at::Tensor first = x.narrow(2, 0, half);
   at::Tensor second = x.narrow(2, half, half);
   const at::Tensor rotated = first.mul(cos).sub_(second.mul(sin));

@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 
+#include "engine/device/numerics.h"
 #include "engine/model/model_config.h"
 
 namespace mayfly {
@@ -12,9 +13,10 @@ class Rotary {
  public:
   // Tables for positions 0..positions-1. Dynamic scaling depends on the length of the sequence; here it
   // is the full window, so that a key never has to be rotated again.
-  Rotary(const RopeConfig& config, int32_t head_dim, int32_t positions, at::Device device);
+  Rotary(const Numerics& numerics, const RopeConfig& config, int32_t head_dim, int32_t positions);
 
-  // Rotates in place, head_dim split in halves. x: [tokens, heads, head_dim]; positions: [tokens] int64.
+  // Rotates in place, head_dim split in halves. x: [tokens, heads, head_dim], dense within a token;
+  // positions: [tokens] int64.
   void Rotate(at::Tensor& x, const at::Tensor& positions) const;
   // The gradient's way back: the same rotation by the opposite angle.
   void RotateBack(at::Tensor& dx, const at::Tensor& positions) const;
@@ -22,6 +24,7 @@ class Rotary {
  private:
   void Apply(at::Tensor& x, const at::Tensor& positions, double direction) const;
 
+  const Numerics numerics_;
   at::Tensor cos_;  // [positions, head_dim / 2] fp32, attention factor included
   at::Tensor sin_;
 };
