@@ -74,7 +74,7 @@ void Prefill(benchmark::State& state) {
   for (auto _ : state) bench.runner().Run({bench.Slice(0, 0, 1024)});
   state.SetItemsProcessed(state.iterations() * 1024);
 }
-BENCHMARK(Prefill)->Unit(benchmark::kMillisecond)->UseRealTime()->Iterations(3);
+BENCHMARK(Prefill)->Unit(benchmark::kMillisecond)->UseRealTime()->Iterations(10);
 
 // kDecodeSteps tokens for each of `rows` sessions with adapters of their own.
 void Decode(benchmark::State& state) {
@@ -90,7 +90,7 @@ void Decode(benchmark::State& state) {
   }
   state.SetItemsProcessed(state.iterations() * rows * kDecodeSteps);
 }
-BENCHMARK(Decode)->Arg(1)->Arg(8)->Unit(benchmark::kMillisecond)->UseRealTime()->Iterations(3);
+BENCHMARK(Decode)->Arg(1)->Arg(8)->Unit(benchmark::kMillisecond)->UseRealTime()->Iterations(10);
 
 // One epoch on 1,024 tokens after 1,024 tokens of context, gradients through the chunk alone.
 void Update(benchmark::State& state) {
@@ -117,7 +117,7 @@ void Update(benchmark::State& state) {
   }
   state.SetItemsProcessed(state.iterations() * 1024);
 }
-BENCHMARK(Update)->Arg(16)->Arg(64)->Unit(benchmark::kMillisecond)->UseRealTime()->Iterations(3);
+BENCHMARK(Update)->Arg(16)->Arg(64)->Unit(benchmark::kMillisecond)->UseRealTime()->Iterations(10);
 
 // Peak resident memory of the process so far, as every measurement above has left it.
 void PeakMemory(benchmark::State& state) {
