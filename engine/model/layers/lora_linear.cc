@@ -3,6 +3,7 @@
 #include <utility>
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Parallel.h>
 
 #include "engine/model/layers/cpu_ops.h"
 
@@ -31,14 +32,22 @@ LoraLinear::LoraLinear(const Numerics& numerics, int32_t layer, Linear base,
 at::Tensor LoraLinear::Forward(const at::Tensor& x, const std::vector<AdapterSegment>& segments,
                                const LoraDropout& dropout) const {
   at::Tensor y = base_.Forward(x);
+  std::vector<const AdapterSegment*> few_rows;
   for (const AdapterSegment& segment : segments) {
     if (segment.adapter == nullptr) continue;
     if (numerics_.kernels != nullptr && segment.tokens <= kFewRows && !dropout.active()) {
-      AddAdapterFewRows(x, segment, y);
+      few_rows.push_back(&segment);
     } else {
       AddAdapter(x, segment, dropout, y);
     }
   }
+  const int64_t modules = static_cast<int64_t>(outputs_.size());
+  at::parallel_for(0, static_cast<int64_t>(few_rows.size()) * modules, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      AddAdapterFewRows(x, *few_rows[static_cast<size_t>(task / modules)],
+                        outputs_[static_cast<size_t>(task % modules)], y);
+    }
+  });
   return y;
 }
 
@@ -57,22 +66,19 @@ void LoraLinear::AddAdapter(const at::Tensor& x, const AdapterSegment& segment,
 }
 
 void LoraLinear::AddAdapterFewRows(const at::Tensor& x, const AdapterSegment& segment,
-                                   at::Tensor& y) const {
+                                   const Output& output, const at::Tensor& y) const {
   const AdapterView& adapter = *segment.adapter;
-  const cpu::Kernels& kernels = *numerics_.kernels;
+  if (!adapter.Adapts(layer_, output.module)) return;
   const int64_t rank = adapter.spec.rank, in = x.size(1), y_width = y.size(1);
-  const cpu::Array input = CpuArray(x, segment.begin * in);
   std::vector<float> a(static_cast<size_t>(segment.tokens * rank));
-  for (const Output& output : outputs_) {
-    if (!adapter.Adapts(layer_, output.module)) continue;
-    kernels.linear(input, segment.tokens, in, CpuArray(adapter.A(layer_, output.module)),
-                   nullptr, 0, rank, {a.data()}, rank);
-    const cpu::Array b = CpuArray(adapter.B(layer_, output.module));
-    for (int64_t token = 0; token < segment.tokens; ++token) {
-      kernels.expand(a.data() + token * rank, rank, b, output.width,
-                     static_cast<float>(adapter.spec.scale()), 0, output.width,
-                     CpuArray(y, (segment.begin + token) * y_width + output.begin));
-    }
+  numerics_.kernels->linear(CpuArray(x, segment.begin * in), segment.tokens, in,
+                            CpuArray(adapter.A(layer_, output.module)), nullptr, 0, rank, {a.data()},
+                            rank);
+  const cpu::Array b = CpuArray(adapter.B(layer_, output.module));
+  for (int64_t token = 0; token < segment.tokens; ++token) {
+    numerics_.kernels->expand(a.data() + token * rank, rank, b, output.width,
+                              static_cast<float>(adapter.spec.scale()), 0, output.width,
+                              CpuArray(y, (segment.begin + token) * y_width + output.begin));
   }
 }
 

@@ -88,7 +88,9 @@ class LoraLinear {
   };
   void AddAdapter(const at::Tensor& x, const AdapterSegment& segment, const LoraDropout& dropout,
                   at::Tensor& y) const;
-  void AddAdapterFewRows(const at::Tensor& x, const AdapterSegment& segment, at::Tensor& y) const;
+  // One module of a segment of at most kFewRows tokens.
+  void AddAdapterFewRows(const at::Tensor& x, const AdapterSegment& segment, const Output& output,
+                         const at::Tensor& y) const;
 
   Numerics numerics_;
   int32_t layer_ = 0;
