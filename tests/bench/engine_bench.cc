@@ -1,5 +1,6 @@
 // The engine alone on the default model: what one forward pass and one update cost. Adapters are on. The
-// peers of tests/bench/peers do the same work on the same shapes.
+// peers of tests/bench/peers do the same work on the same shapes. Each benchmark reports the peak
+// resident memory of the process; run.py starts one process for each.
 
 #include <sys/resource.h>
 
@@ -16,8 +17,6 @@ namespace {
 
 constexpr char kModel[] = "models/smollm2-135m-instruct";
 constexpr int32_t kWindow = 2048;
-constexpr int32_t kMaxRank = 64;
-constexpr int32_t kRows = 8;
 constexpr int32_t kThreads = 2;
 constexpr int64_t kPrompt = 64;
 constexpr int64_t kDecodeSteps = 64;
@@ -28,17 +27,17 @@ std::vector<TokenId> Tokens(size_t count) {
   return tokens;
 }
 
-// The model with `kRows` rows whose adapters are not zero.
+// The model with `rows` rows whose adapters are not zero.
 class Bench {
  public:
-  explicit Bench(int32_t rank)
-      : tiny_(LoadTinyModel(kModel, DType::kBFloat16, kWindow, kMaxRank, kRows)),
+  explicit Bench(int32_t rank, int32_t rows = 1)
+      : tiny_(LoadTinyModel(kModel, DType::kBFloat16, kWindow, rank, rows)),
         runner_(tiny_.model.get(), tiny_.kv.get()),
         tokens_(Tokens(kWindow)) {
     at::set_num_threads(kThreads);
     spec_.rank = rank;
     spec_.alpha = rank;
-    for (int64_t row = 0; row < kRows; ++row) {
+    for (int64_t row = 0; row < rows; ++row) {
       spec_.seed = static_cast<uint64_t>(row);
       tiny_.adapters->Initialize(row, spec_);
       tiny_.adapters->State(row).serving.add_(1e-3);
@@ -69,17 +68,24 @@ class Bench {
   std::vector<AdapterView> views_;
 };
 
+void Report(int64_t tokens, benchmark::State* state) {
+  rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  state->SetItemsProcessed(state->iterations() * tokens);
+  state->counters["peak_rss_bytes"] = static_cast<double>(usage.ru_maxrss) * 1024;
+}
+
 void Prefill(benchmark::State& state) {
   const Bench bench(16);
   for (auto _ : state) bench.runner().Run({bench.Slice(0, 0, 1024)});
-  state.SetItemsProcessed(state.iterations() * 1024);
+  Report(1024, &state);
 }
-BENCHMARK(Prefill)->Unit(benchmark::kMillisecond)->UseRealTime()->Iterations(10);
+BENCHMARK(Prefill)->Unit(benchmark::kMillisecond)->UseRealTime()->MinWarmUpTime(0.5)->MinTime(3);
 
 // kDecodeSteps tokens for each of `rows` sessions with adapters of their own.
 void Decode(benchmark::State& state) {
-  const Bench bench(16);
   const int64_t rows = state.range(0);
+  const Bench bench(16, static_cast<int32_t>(rows));
   for (int64_t row = 0; row < rows; ++row) bench.runner().Run({bench.Slice(row, 0, kPrompt)});
   for (auto _ : state) {
     for (int64_t step = 0; step < kDecodeSteps; ++step) {
@@ -88,9 +94,9 @@ void Decode(benchmark::State& state) {
       bench.runner().Run(slices);
     }
   }
-  state.SetItemsProcessed(state.iterations() * rows * kDecodeSteps);
+  Report(rows * kDecodeSteps, &state);
 }
-BENCHMARK(Decode)->Arg(1)->Arg(8)->Unit(benchmark::kMillisecond)->UseRealTime()->Iterations(10);
+BENCHMARK(Decode)->Arg(1)->Arg(8)->Unit(benchmark::kMillisecond)->UseRealTime()->MinWarmUpTime(0.5)->MinTime(3);
 
 // One epoch on 1,024 tokens after 1,024 tokens of context, gradients through the chunk alone.
 void Update(benchmark::State& state) {
@@ -115,19 +121,9 @@ void Update(benchmark::State& state) {
     if (result.done.outcome != UpdateOutcome::kApplied) state.SkipWithError("not applied");
     job.steps = result.steps;
   }
-  state.SetItemsProcessed(state.iterations() * 1024);
+  Report(1024, &state);
 }
-BENCHMARK(Update)->Arg(16)->Arg(64)->Unit(benchmark::kMillisecond)->UseRealTime()->Iterations(10);
-
-// Peak resident memory of the process so far, as every measurement above has left it.
-void PeakMemory(benchmark::State& state) {
-  for (auto _ : state) {
-  }
-  rusage usage = {};
-  getrusage(RUSAGE_SELF, &usage);
-  state.counters["bytes"] = static_cast<double>(usage.ru_maxrss) * 1024;
-}
-BENCHMARK(PeakMemory)->Iterations(1);
+BENCHMARK(Update)->Arg(16)->Arg(64)->Unit(benchmark::kMillisecond)->UseRealTime()->MinWarmUpTime(0.5)->MinTime(3);
 
 }  // namespace
 }  // namespace mayfly
