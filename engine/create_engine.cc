@@ -37,7 +37,8 @@ absl::StatusOr<at::Device> OpenDevice(const std::string& name) {
 absl::StatusOr<int32_t> CountRows(const EngineOptions& options, uint64_t row_bytes) {
   if (options.memory_budget_bytes == 0) return options.slots;
   const uint64_t fitting = options.memory_budget_bytes / row_bytes;
-  if (options.slots == 0 && fitting > 0) return static_cast<int32_t>(std::min<uint64_t>(fitting, 4096));
+  if (options.slots == 0 && fitting > 0)
+    return static_cast<int32_t>(std::min<uint64_t>(fitting, 4096));
   const uint64_t wanted = static_cast<uint64_t>(std::max(options.slots, 1));
   if (fitting >= wanted) return options.slots;
   return absl::ResourceExhaustedError(absl::StrCat(
@@ -71,8 +72,8 @@ absl::Status LoadText(const std::string& dir, int32_t vocabulary, EngineParts* p
 absl::Status AllocatePools(const ModelConfig& config, const EngineOptions& options,
                            EngineParts* parts) {
   return RunGuarded("allocating the rows", [&] {
-    parts->kv = std::make_unique<KvPool>(config, parts->numerics, parts->info.rows,
-                                         options.window_tokens);
+    parts->kv =
+        std::make_unique<KvPool>(config, parts->numerics, parts->info.rows, options.window_tokens);
     parts->adapters =
         std::make_unique<AdapterPool>(*parts->layout, parts->numerics, parts->info.rows);
   });
@@ -81,8 +82,12 @@ absl::Status AllocatePools(const ModelConfig& config, const EngineOptions& optio
 EngineInfo MakeInfo(const EngineOptions& options, const ModelConfig& config, const CausalLm& model,
                     bool has_chat_template) {
   EngineInfo info;
-  info.model = {ModelName(options.model_dir), config.architecture, model.parameters(),
-                config.vocabulary,            config.layers,       config.max_positions,
+  info.model = {ModelName(options.model_dir),
+                config.architecture,
+                model.parameters(),
+                config.vocabulary,
+                config.layers,
+                config.max_positions,
                 has_chat_template};
   info.device = options.device;
   info.dtype = options.dtype == DType::kBFloat16 ? "bf16" : "fp32";
@@ -107,9 +112,9 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const EngineOptions& option
                       ? options.threads
                       : static_cast<int32_t>(std::max(1u, std::thread::hardware_concurrency()));
   parts.step_tokens = options.step_tokens;
-  parts.layout = std::make_unique<SlotLayout>(
-      config, options.max_rank, options.window_tokens,
-      static_cast<int>(at::elementSize(parts.numerics.weights)));
+  parts.layout =
+      std::make_unique<SlotLayout>(config, options.max_rank, options.window_tokens,
+                                   static_cast<int>(at::elementSize(parts.numerics.weights)));
   MAYFLY_ASSIGN_OR_RETURN(parts.model, LoadModel(options.model_dir, config, parts.numerics,
                                                  *parts.layout, options.window_tokens));
   parts.info = MakeInfo(options, config, *parts.model, parts.chat_template != nullptr);

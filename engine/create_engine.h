@@ -13,9 +13,9 @@
 
 namespace mayfly {
 
-// Loads the model and allocates every row. Slow; blocks. `metrics`, `logger` and `clock` outlive the
-// engine. INVALID_ARGUMENT or NOT_FOUND say what is wrong with the model directory or an option,
-// RESOURCE_EXHAUSTED how many bytes are missing.
+// Loads the model and allocates every row. Slow; blocks. `metrics`, `logger` and `clock` outlive
+// the engine. INVALID_ARGUMENT or NOT_FOUND say what is wrong with the model directory or an
+// option, RESOURCE_EXHAUSTED how many bytes are missing.
 absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const EngineOptions& options,
                                                      EngineMetrics* metrics, const Logger* logger,
                                                      const Clock* clock);

@@ -4,8 +4,9 @@
 // engine computes it and answers with events. Every call is thread-safe, returns at once and never
 // waits for a device; results arrive at the row's TokenSink.
 //
-// Life of a row: Open -> RowOpened -> any number of Submit / Advance / Cancel -> Close -> RowClosed.
-// Between its two ends a row belongs to one session. Events of a row arrive in order, on one thread.
+// Life of a row: Open -> RowOpened -> any number of Submit / Advance / Cancel -> Close ->
+// RowClosed. Between its two ends a row belongs to one session. Events of a row arrive in order, on
+// one thread.
 
 #include <memory>
 
@@ -14,8 +15,8 @@
 
 namespace mayfly {
 
-// Where results go. Offer never blocks and never calls back into the engine while it holds a lock of
-// its own. Called by the engine's delivery thread.
+// Where results go. Offer never blocks and never calls back into the engine while it holds a lock
+// of its own. Called by the engine's delivery thread.
 class TokenSink {
  public:
   virtual ~TokenSink() = default;
@@ -31,22 +32,23 @@ class Engine {
   // False once a device fault has outlived the call that met it.
   virtual bool healthy() const = 0;
 
-  // Takes a free row and gives it a fresh adapter: RowOpened, or RowRefused (RESOURCE_EXHAUSTED: no row).
-  // UNAVAILABLE when the engine does not take work.
+  // Takes a free row and gives it a fresh adapter: RowOpened, or RowRefused (RESOURCE_EXHAUSTED: no
+  // row). UNAVAILABLE when the engine does not take work.
   virtual absl::Status Open(const RowOptions& options, std::shared_ptr<TokenSink> sink) = 0;
 
-  // Adds work to the row's queue. A handle that is no longer valid is ignored: its owner has seen, or
-  // will see, RowClosed.
+  // Adds work to the row's queue. A handle that is no longer valid is ignored: its owner has seen,
+  // or will see, RowClosed.
   virtual void Submit(RowHandle row, WorkId id, RowWork work) = 0;
 
   // Turns text into tokens off the loop thread: Tokenized, independent of the row's queue.
   virtual void Tokenize(TextInput text, WorkId id, std::shared_ptr<TokenSink> sink) = 0;
 
-  // Lets the row's generation run until the row holds `horizon` tokens of its stream. Never moves back.
+  // Lets the row's generation run until the row holds `horizon` tokens of its stream. Never moves
+  // back.
   virtual void Advance(RowHandle row, WorkId id, uint64_t horizon) = 0;
 
-  // Ends a piece of work, waiting or running, at the next step; it answers GenerationDone(kCancelled) or
-  // WorkFailed(CANCELLED), an update UpdateDone(kSkipped).
+  // Ends a piece of work, waiting or running, at the next step; it answers
+  // GenerationDone(kCancelled) or WorkFailed(CANCELLED), an update UpdateDone(kSkipped).
   virtual void Cancel(RowHandle row, WorkId id) = 0;
 
   // Ends all work of the row, zeroes it and frees it: RowClosed, and no event after it.

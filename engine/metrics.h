@@ -8,7 +8,8 @@
 
 namespace mayfly {
 
-// 1-2-5 series, seconds: fine enough for a small model on a GPU, long enough for an update on a CPU.
+// 1-2-5 series, seconds: fine enough for a small model on a GPU, long enough for an update on a
+// CPU.
 inline std::vector<double> LatencyBounds() {
   return {.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 20, 50, 100};
 }

@@ -22,7 +22,8 @@ bool IsDevice(const std::string& device) {
 }  // namespace
 
 absl::Status EngineOptions::Validate() const {
-  if (model_dir.empty()) return absl::InvalidArgumentError("model is empty, it must name a directory");
+  if (model_dir.empty())
+    return absl::InvalidArgumentError("model is empty, it must name a directory");
   if (!IsDevice(device)) {
     return absl::InvalidArgumentError(
         absl::StrCat("device is '", device, "', it must be cpu, cuda or cuda:N"));

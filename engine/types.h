@@ -62,9 +62,9 @@ struct EngineInfo {
 
 // ---- Work on a row -------------------------------------------------------------------------
 //
-// A row holds a window: the newest tokens of its stream, whose first is `window_start` in the stream.
-// Stream positions count from 0 and never restart. A row runs one piece of work at a time, in the
-// order of submission.
+// A row holds a window: the newest tokens of its stream, whose first is `window_start` in the
+// stream. Stream positions count from 0 and never restart. A row runs one piece of work at a time,
+// in the order of submission.
 
 struct RowOptions {
   AdapterSpec adapter;
@@ -95,13 +95,14 @@ struct GenerateWork {
   uint64_t horizon = 0;
 };
 
-// Drops all but the newest `keep_tokens` of the window and computes their keys and values again under
-// the row's adapter. The row then starts from there.
+// Drops all but the newest `keep_tokens` of the window and computes their keys and values again
+// under the row's adapter. The row then starts from there.
 struct RefreshWork {
   int32_t keep_tokens = 0;
 };
 
-// Log-probabilities of the stream tokens [begin, end) under the frozen base model on the row's window.
+// Log-probabilities of the stream tokens [begin, end) under the frozen base model on the row's
+// window.
 struct ScoreBaseWork {
   uint64_t begin = 0;
   uint64_t end = 0;
@@ -131,7 +132,8 @@ struct UpdateWork {
 // Keeps the row's present adapter and optimizer state as the version to roll back to.
 struct CheckpointWork {};
 
-// Returns the adapter and optimizer state to the last checkpoint (a fresh adapter where there is none).
+// Returns the adapter and optimizer state to the last checkpoint (a fresh adapter where there is
+// none).
 struct RollBackWork {};
 
 // A fresh adapter and fresh optimizer state; the version goes on counting.
@@ -173,8 +175,8 @@ struct Scored {
   bool done = false;
   // Tokens of the work finished so far, all parts together.
   int32_t tokens_done = 0;
-  // Log-probabilities of the tokens of this part, in order, nats; NaN for the first token of a stream.
-  // Empty unless asked for.
+  // Log-probabilities of the tokens of this part, in order, nats; NaN for the first token of a
+  // stream. Empty unless asked for.
   std::vector<float> logprobs;
   std::vector<float> base_logprobs;
 };
@@ -238,8 +240,8 @@ struct AdapterChanged {
   uint64_t adapter_version = 0;
 };
 
-// A PrefillWork, RefreshWork or ScoreBaseWork ended early: cancelled (kCancelled) or failed. What it had
-// already appended stays. A failed generation ends with this too.
+// A PrefillWork, RefreshWork or ScoreBaseWork ended early: cancelled (kCancelled) or failed. What
+// it had already appended stays. A failed generation ends with this too.
 struct WorkFailed {
   absl::Status status;
   // Tokens of the work that are in the row.
@@ -260,8 +262,9 @@ struct EngineFailed {
 
 struct EngineEvent {
   WorkId work_id = 0;
-  std::variant<RowOpened, RowRefused, Tokenized, Scored, TextDelta, GenerationPaused, GenerationDone,
-               RefreshDone, UpdateDone, AdapterChanged, WorkFailed, RowClosed, EngineFailed>
+  std::variant<RowOpened, RowRefused, Tokenized, Scored, TextDelta, GenerationPaused,
+               GenerationDone, RefreshDone, UpdateDone, AdapterChanged, WorkFailed, RowClosed,
+               EngineFailed>
       body;
 };
 

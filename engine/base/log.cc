@@ -48,14 +48,12 @@ void Logger::Log(LogLevel level, absl::string_view event, std::vector<LogField> 
 
 std::string Logger::Format(LogLevel level, absl::string_view event,
                            const std::vector<LogField>& fields, double unix_seconds) const {
-  const std::string time =
-      absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::UnixEpoch() + absl::Seconds(unix_seconds),
-                       absl::UTCTimeZone());
+  const std::string time = absl::FormatTime(
+      "%Y-%m-%dT%H:%M:%E3SZ", absl::UnixEpoch() + absl::Seconds(unix_seconds), absl::UTCTimeZone());
   const bool json = format_ == LogFormat::kJson;
-  std::string line =
-      json ? absl::StrCat("{\"time\":\"", time, "\",\"level\":\"", LevelName(level),
-                          "\",\"event\":", JsonString(event))
-           : absl::StrCat(time, " ", LevelName(level), " ", event);
+  std::string line = json ? absl::StrCat("{\"time\":\"", time, "\",\"level\":\"", LevelName(level),
+                                         "\",\"event\":", JsonString(event))
+                          : absl::StrCat(time, " ", LevelName(level), " ", event);
   for (const LogField& field : fields) {
     const std::string value = field.is_text ? JsonString(field.value) : field.value;
     absl::StrAppend(&line, json ? "," : " ", json ? JsonString(field.name) : field.name,

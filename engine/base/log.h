@@ -1,7 +1,7 @@
 #pragma once
 
-// One line a log event: JSON or text, to stderr, never with a user's text in it. (abseil's logging is
-// newer than the abseil we build on.)
+// One line a log event: JSON or text, to stderr, never with a user's text in it. (abseil's logging
+// is newer than the abseil we build on.)
 
 #include <string>
 #include <type_traits>
@@ -24,8 +24,7 @@ struct LogField {
   LogField(absl::string_view field, const std::string& text)
       : LogField(field, absl::string_view(text)) {}
   template <typename Number>
-    requires std::is_arithmetic_v<Number>
-  LogField(absl::string_view field, Number number)
+  requires std::is_arithmetic_v<Number> LogField(absl::string_view field, Number number)
       : name(field), value(absl::StrCat(number)), is_text(false) {}
 
   std::string name;
@@ -58,8 +57,8 @@ class Logger {
   const LogFormat format_;
 };
 
-// Ends the process with the place and the broken invariant. Only for our own mistakes: nothing that a
-// client sends may reach it.
+// Ends the process with the place and the broken invariant. Only for our own mistakes: nothing that
+// a client sends may reach it.
 [[noreturn]] void CheckFailed(const char* file, int line, const char* condition);
 
 }  // namespace mayfly

@@ -1,8 +1,8 @@
 #pragma once
 
 // Counters, gauges and histograms that the engine and the sessions write and the metrics endpoint
-// reads. Every type is thread-safe and lock-free; a reader may see a histogram's sum and its buckets
-// one observation apart.
+// reads. Every type is thread-safe and lock-free; a reader may see a histogram's sum and its
+// buckets one observation apart.
 
 #include <atomic>
 #include <cstddef>

@@ -11,11 +11,11 @@
 #define MAYFLY_CONCAT(a, b) MAYFLY_CONCAT_INNER(a, b)
 
 // Returns the status of `expression` unless it is OK.
-#define MAYFLY_RETURN_IF_ERROR(expression)                       \
-  do {                                                           \
+#define MAYFLY_RETURN_IF_ERROR(expression)                                \
+  do {                                                                    \
     if (absl::Status mayfly_status = (expression); !mayfly_status.ok()) { \
-      return mayfly_status;                                      \
-    }                                                            \
+      return mayfly_status;                                               \
+    }                                                                     \
   } while (false)
 
 // Assigns the value of a StatusOr to `target` (which may be a declaration), or returns its status.

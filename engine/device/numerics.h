@@ -1,12 +1,12 @@
 #pragma once
 
 // Which number types a device computes with. Weights, keys, values and serving adapters rest in
-// `weights`; the residual stream, and the gradient along it, is in `activations`; what linear layers,
-// attention and the elementwise work between them read and write is in `matrix`.
+// `weights`; the residual stream, and the gradient along it, is in `activations`; what linear
+// layers, attention and the elementwise work between them read and write is in `matrix`.
 //
-// On a CPU the residual stream is fp32: its additions cost little. `matrix` is bfloat16 only where the CPU
-// multiplies it natively; without that (no AVX512-BF16) libtorch's bfloat16 products are ten times slower
-// than converting to fp32.
+// On a CPU the residual stream is fp32: its additions cost little. `matrix` is bfloat16 only where
+// the CPU multiplies it natively; without that (no AVX512-BF16) libtorch's bfloat16 products are
+// ten times slower than converting to fp32.
 
 #include <ATen/ATen.h>
 
@@ -24,7 +24,9 @@ struct Numerics {
   const cpu::Kernels* kernels = nullptr;
 
   at::TensorOptions WeightOptions() const { return at::TensorOptions(device).dtype(weights); }
-  at::TensorOptions ActivationOptions() const { return at::TensorOptions(device).dtype(activations); }
+  at::TensorOptions ActivationOptions() const {
+    return at::TensorOptions(device).dtype(activations);
+  }
   at::TensorOptions MatrixOptions() const { return at::TensorOptions(device).dtype(matrix); }
 };
 

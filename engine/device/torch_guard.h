@@ -1,7 +1,7 @@
 #pragma once
 
-// The one place where libtorch's exceptions become statuses. Used where a model loads, around a loop
-// step, and around an update; nowhere else does tensor code catch.
+// The one place where libtorch's exceptions become statuses. Used where a model loads, around a
+// loop step, and around an update; nowhere else does tensor code catch.
 
 #include <exception>
 #include <new>

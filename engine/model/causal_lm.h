@@ -29,7 +29,8 @@ struct ForwardSegment {
 struct TrainingBatch {
   at::Tensor tokens;  // [tokens] int64
   // Position of the first token in the row. With `prefix` set, the row's keys and values from
-  // `prefix_begin` up to there are constants that the tokens attend to; without it there is no prefix.
+  // `prefix_begin` up to there are constants that the tokens attend to; without it there is no
+  // prefix.
   int64_t row_begin = 0;
   const KvPool* prefix = nullptr;
   int64_t prefix_row = 0;
@@ -50,17 +51,20 @@ class CausalLm {
  public:
   virtual ~CausalLm() = default;
 
-  // tokens: [sum of the segments' tokens] int64, segment after segment. Writes keys and values of the
-  // segments' positions and returns the final hidden states, normed: [tokens, hidden], matrix type.
+  // tokens: [sum of the segments' tokens] int64, segment after segment. Writes keys and values of
+  // the segments' positions and returns the final hidden states, normed: [tokens, hidden], matrix
+  // type.
   virtual at::Tensor Forward(const at::Tensor& tokens, const std::vector<ForwardSegment>& segments,
                              const KvPool& kv) const = 0;
 
-  // hidden: [n, hidden], matrix type -> [n, vocabulary], matrix type; fp32 for up to kFewRows states.
+  // hidden: [n, hidden], matrix type -> [n, vocabulary], matrix type; fp32 for up to kFewRows
+  // states.
   virtual at::Tensor Logits(const at::Tensor& hidden) const = 0;
   // dlogits: [n, vocabulary] -> [n, hidden], both in the matrix type.
   virtual at::Tensor LogitsBackward(const at::Tensor& dlogits) const = 0;
 
-  // The hidden states of a training pass, normed: [tokens, hidden], matrix type; undefined when cancelled.
+  // The hidden states of a training pass, normed: [tokens, hidden], matrix type; undefined when
+  // cancelled.
   virtual at::Tensor TrainForward(const TrainingBatch& batch, TrainingTrace* trace) const = 0;
   // dhidden: [tokens, hidden]. Adds the adapter's gradients to `gradients`. False when cancelled.
   // Consumes the trace, layer by layer.

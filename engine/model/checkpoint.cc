@@ -115,9 +115,9 @@ absl::Status CheckBytes(const TensorInfo& info, uint64_t file_bytes) {
     bytes *= static_cast<uint64_t>(size);
   }
   if (info.begin > info.end || info.end > file_bytes || info.end - info.begin != bytes) {
-    return absl::InvalidArgumentError(absl::StrCat("offsets ", info.begin, "..", info.end,
-                                                   " do not hold its ", bytes, " bytes in a file of ",
-                                                   file_bytes, " (truncated?)"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("offsets ", info.begin, "..", info.end, " do not hold its ", bytes,
+                     " bytes in a file of ", file_bytes, " (truncated?)"));
   }
   return absl::OkStatus();
 }
@@ -179,8 +179,7 @@ absl::Status Checkpoint::AddFile(const std::string& path) {
   for (const auto& [name, json] : header.json.items()) {
     if (name == "__metadata__") continue;
     const absl::StatusOr<TensorInfo> info = ReadInfo(json);
-    const absl::Status status =
-        info.ok() ? CheckBytes(*info, header.data.size()) : info.status();
+    const absl::Status status = info.ok() ? CheckBytes(*info, header.data.size()) : info.status();
     if (!status.ok()) {
       return absl::InvalidArgumentError(
           absl::StrCat(path, ": tensor ", name, ": ", std::string(status.message())));

@@ -1,7 +1,8 @@
 #pragma once
 
-// The tensors of a model directory: model.safetensors, or the shards that model.safetensors.index.json
-// names. Files are mapped, not read; a tensor is copied when it is taken. Used by one thread, at load.
+// The tensors of a model directory: model.safetensors, or the shards that
+// model.safetensors.index.json names. Files are mapped, not read; a tensor is copied when it is
+// taken. Used by one thread, at load.
 
 #include <map>
 #include <memory>

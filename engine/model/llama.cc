@@ -64,16 +64,16 @@ class Loader {
       weights.q_norm = Norm(attention + "q_norm", config_.head_dim);
       weights.k_norm = Norm(attention + "k_norm", config_.head_dim);
     }
-    weights.qkv = Fused(layer, attention,
-                        {{Module::kQ, bias}, {Module::kK, bias}, {Module::kV, bias}});
+    weights.qkv =
+        Fused(layer, attention, {{Module::kQ, bias}, {Module::kK, bias}, {Module::kV, bias}});
     weights.o = Fused(layer, attention, {{Module::kO, config_.attention_o_bias}});
     weights.gate_up = Fused(layer, mlp, {{Module::kGate, mlp_bias}, {Module::kUp, mlp_bias}});
     weights.down = Fused(layer, mlp, {{Module::kDown, mlp_bias}});
     return weights;
   }
 
-  // Tensors that nobody asked for change the result if they are real weights, so they are refused; a
-  // few are known to be copies.
+  // Tensors that nobody asked for change the result if they are real weights, so they are refused;
+  // a few are known to be copies.
   absl::Status CheckNothingLeft() {
     std::vector<std::string> extra;
     for (const std::string& name : checkpoint_.Unused()) {
@@ -83,11 +83,11 @@ class Loader {
     }
     if (extra.empty()) return absl::OkStatus();
     const size_t shown = std::min<size_t>(extra.size(), 3);
-    return absl::InvalidArgumentError(
-        absl::StrCat("the checkpoint has ", extra.size(), " tensors that ", config_.architecture,
-                     " does not have: ",
-                     absl::StrJoin(extra.begin(), extra.begin() + static_cast<ptrdiff_t>(shown), ", "),
-                     extra.size() > shown ? ", ..." : ""));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the checkpoint has ", extra.size(), " tensors that ", config_.architecture,
+        " does not have: ",
+        absl::StrJoin(extra.begin(), extra.begin() + static_cast<ptrdiff_t>(shown), ", "),
+        extra.size() > shown ? ", ..." : ""));
   }
 
   const absl::Status& status() const { return status_; }
@@ -171,7 +171,7 @@ at::Tensor Llama::Forward(const at::Tensor& tokens, const std::vector<ForwardSeg
   return final_norm_.Forward(x);
 }
 
-at::Tensor Llama::Logits(const at::Tensor& hidden) const { 
+at::Tensor Llama::Logits(const at::Tensor& hidden) const {
   // Few rows are sampled from, and one product keeps them exact; many are scored.
   return hidden.size(0) <= kFewRows ? lm_head_.ForwardFloat(hidden) : lm_head_.Forward(hidden);
 }
@@ -193,7 +193,8 @@ at::Tensor Llama::TrainForward(const TrainingBatch& batch, TrainingTrace* trace)
     if (batch.prefix != nullptr) {
       const int64_t index = static_cast<int64_t>(layer);
       const int64_t length = batch.row_begin - batch.prefix_begin;
-      prefix_keys = batch.prefix->Keys(batch.prefix_row, index).narrow(1, batch.prefix_begin, length);
+      prefix_keys =
+          batch.prefix->Keys(batch.prefix_row, index).narrow(1, batch.prefix_begin, length);
       prefix_values =
           batch.prefix->Values(batch.prefix_row, index).narrow(1, batch.prefix_begin, length);
     }
@@ -204,8 +205,8 @@ at::Tensor Llama::TrainForward(const TrainingBatch& batch, TrainingTrace* trace)
   return final_norm_.Forward(x);
 }
 
-bool Llama::TrainBackward(const at::Tensor& dhidden, const TrainingBatch& batch, TrainingTrace* trace,
-                          AdapterView& gradients) const {
+bool Llama::TrainBackward(const at::Tensor& dhidden, const TrainingBatch& batch,
+                          TrainingTrace* trace, AdapterView& gradients) const {
   at::Tensor dx = final_norm_.Backward(trace->last_hidden, dhidden);
   // Below the lowest adapted layer nothing is learned.
   const size_t lowest = static_cast<size_t>(batch.adapter->spec.first_layer);

@@ -1,7 +1,7 @@
 #pragma once
 
-// The Llama family: Llama, Mistral, Qwen2 and Qwen3 differ only in biases, query and key norms, tied
-// embeddings and RoPE, which ModelConfig says. Immutable after Load; any thread.
+// The Llama family: Llama, Mistral, Qwen2 and Qwen3 differ only in biases, query and key norms,
+// tied embeddings and RoPE, which ModelConfig says. Immutable after Load; any thread.
 
 #include <memory>
 #include <vector>
@@ -15,8 +15,8 @@ namespace mayfly {
 
 class Llama final : public CausalLm {
  public:
-  // INVALID_ARGUMENT when a tensor is missing, misshapen or left over. `layout` outlives the model only
-  // until Load returns; `window_tokens`: positions that will be asked for.
+  // INVALID_ARGUMENT when a tensor is missing, misshapen or left over. `layout` outlives the model
+  // only until Load returns; `window_tokens`: positions that will be asked for.
   static absl::StatusOr<std::unique_ptr<CausalLm>> Load(const ModelConfig& config,
                                                         const Numerics& numerics,
                                                         const SlotLayout& layout,

@@ -66,7 +66,8 @@ std::optional<RopeScaling> ScalingFromName(const std::string& name) {
   return std::nullopt;
 }
 
-// The parameters stand under "rope_parameters" (transformers 5) or "rope_scaling" with "rope_theta" beside.
+// The parameters stand under "rope_parameters" (transformers 5) or "rope_scaling" with "rope_theta"
+// beside.
 absl::StatusOr<RopeConfig> ParseRope(const Json& config, int32_t max_positions) {
   RopeConfig rope;
   Reader outer(config);

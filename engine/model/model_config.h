@@ -12,8 +12,8 @@ namespace mayfly {
 
 enum class RopeScaling { kNone, kLinear, kDynamic, kLlama3, kYarn };
 
-// Rotary position embedding (Su et al., arXiv 2104.09864) and its extensions, with the field names of
-// the configuration file.
+// Rotary position embedding (Su et al., arXiv 2104.09864) and its extensions, with the field names
+// of the configuration file.
 struct RopeConfig {
   double theta = 10000;
   RopeScaling scaling = RopeScaling::kNone;
@@ -53,8 +53,8 @@ struct ModelConfig {
 };
 
 // Reads `dir`/config.json (and the end tokens of generation_config.json, where there is one).
-// NOT_FOUND, or INVALID_ARGUMENT naming the field: unknown architecture, missing or impossible value,
-// a feature that would change the result and is not supported (sliding windows in use).
+// NOT_FOUND, or INVALID_ARGUMENT naming the field: unknown architecture, missing or impossible
+// value, a feature that would change the result and is not supported (sliding windows in use).
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir);
 
 // The same from the text of a config.json.

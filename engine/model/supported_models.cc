@@ -33,13 +33,14 @@ absl::StatusOr<LoadFunction> FindLoader(const std::string& architecture) {
   const std::string known = absl::StrJoin(
       std::begin(kSupportedModels), std::end(kSupportedModels), ", ",
       [](std::string* out, const SupportedModel& model) { out->append(model.architecture); });
-  return absl::InvalidArgumentError(absl::StrCat("unknown architecture '", architecture,
-                                                 "', the known ones are ", known));
+  return absl::InvalidArgumentError(
+      absl::StrCat("unknown architecture '", architecture, "', the known ones are ", known));
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<CausalLm>> LoadModel(const std::string& dir, const ModelConfig& config,
+absl::StatusOr<std::unique_ptr<CausalLm>> LoadModel(const std::string& dir,
+                                                    const ModelConfig& config,
                                                     const Numerics& numerics,
                                                     const SlotLayout& layout,
                                                     int32_t window_tokens) {

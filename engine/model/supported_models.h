@@ -11,9 +11,10 @@
 
 namespace mayfly {
 
-// Loads the model of a Hugging Face directory. INVALID_ARGUMENT names an unknown architecture and the
-// known ones.
-absl::StatusOr<std::unique_ptr<CausalLm>> LoadModel(const std::string& dir, const ModelConfig& config,
+// Loads the model of a Hugging Face directory. INVALID_ARGUMENT names an unknown architecture and
+// the known ones.
+absl::StatusOr<std::unique_ptr<CausalLm>> LoadModel(const std::string& dir,
+                                                    const ModelConfig& config,
                                                     const Numerics& numerics,
                                                     const SlotLayout& layout,
                                                     int32_t window_tokens);

@@ -22,8 +22,8 @@ void ZeroSpans(const std::vector<Span>& spans, const at::Tensor& row) {
 AdapterPool::AdapterPool(const SlotLayout& layout, const Numerics& numerics, int32_t rows)
     : layout_(layout),
       serving_(at::zeros({rows, layout.adapter_elements()}, numerics.WeightOptions())),
-      master_(at::zeros({rows, layout.adapter_elements()},
-                        numerics.WeightOptions().dtype(at::kFloat))),
+      master_(
+          at::zeros({rows, layout.adapter_elements()}, numerics.WeightOptions().dtype(at::kFloat))),
       moment1_(at::zeros_like(master_)),
       moment2_(at::zeros_like(master_)),
       checkpoint_(at::zeros_like(master_)) {}

@@ -1,8 +1,9 @@
 #pragma once
 
-// Adapters and optimizer state of every row, allocated once: serving weights, fp32 masters, both Adam
-// moments, and one fp32 copy to roll back to. Each is one [rows, elements] tensor whose rows follow the
-// SlotLayout. Owned by the engine loop; an update owns the rows of its job until its result is back.
+// Adapters and optimizer state of every row, allocated once: serving weights, fp32 masters, both
+// Adam moments, and one fp32 copy to roll back to. Each is one [rows, elements] tensor whose rows
+// follow the SlotLayout. Owned by the engine loop; an update owns the rows of its job until its
+// result is back.
 
 #include <cstdint>
 

@@ -35,9 +35,8 @@ void SlotAllocator::Release(RowHandle handle) {
 }
 
 int32_t SlotAllocator::count(SlotState state) const {
-  return static_cast<int32_t>(std::count_if(slots_.begin(), slots_.end(), [state](const Slot& slot) {
-    return slot.state == state;
-  }));
+  return static_cast<int32_t>(std::count_if(
+      slots_.begin(), slots_.end(), [state](const Slot& slot) { return slot.state == state; }));
 }
 
 }  // namespace mayfly

@@ -1,7 +1,7 @@
 #pragma once
 
-// Which rows are free. Counts only; the memory is the pools'. Owned by the engine loop and used on its
-// thread.
+// Which rows are free. Counts only; the memory is the pools'. Owned by the engine loop and used on
+// its thread.
 
 #include <cstdint>
 #include <optional>

@@ -1,9 +1,9 @@
 #pragma once
 
-// The size table of a row: which tensors an adapter has, where each lies in the row, and what the row
-// costs in bytes. Every row has the same layout, made for the server's largest rank; an adapter of
-// rank r uses the first r rows of each of its tensors, so a row's used part of a tensor is contiguous
-// and the rest stays zero. Plain arithmetic, no memory; immutable, any thread.
+// The size table of a row: which tensors an adapter has, where each lies in the row, and what the
+// row costs in bytes. Every row has the same layout, made for the server's largest rank; an adapter
+// of rank r uses the first r rows of each of its tensors, so a row's used part of a tensor is
+// contiguous and the rest stays zero. Plain arithmetic, no memory; immutable, any thread.
 
 #include <array>
 #include <cstdint>
@@ -19,8 +19,7 @@ namespace mayfly {
 enum class Module { kQ, kK, kV, kO, kGate, kUp, kDown };
 inline constexpr int kModules = 7;
 inline constexpr std::array<Module, kModules> kAllModules = {
-    Module::kQ,    Module::kK,  Module::kV,   Module::kO,
-    Module::kGate, Module::kUp, Module::kDown};
+    Module::kQ, Module::kK, Module::kV, Module::kO, Module::kGate, Module::kUp, Module::kDown};
 
 // "q_proj" and so on, as checkpoints name it.
 const char* ModuleName(Module module);
@@ -66,7 +65,8 @@ class SlotLayout {
   int32_t layers() const { return layers_; }
   int32_t max_rank() const { return max_rank_; }
 
-  // The parts of a row that an adapter uses, ascending and never touching those of its unused ranks.
+  // The parts of a row that an adapter uses, ascending and never touching those of its unused
+  // ranks.
   std::vector<Span> ActiveSpans(const AdapterSpec& adapter) const;
   // Parameters of an adapter.
   int64_t ActiveElements(const AdapterSpec& adapter) const;

@@ -72,9 +72,10 @@ void Delivery::Deliver(DeliveryItem item) {
   }
   Stream& stream = streams_[item.row.row];
   if (auto* begun = std::get_if<GenerationBegun>(&item.body)) {
-    stream = {item.row.generation, item.id,
-              std::make_unique<IncrementalDecoder>(tokenizer_, /*skip_special=*/true, begun->context),
-              std::make_unique<StopMatcher>(std::move(begun->stop))};
+    stream = {
+        item.row.generation, item.id,
+        std::make_unique<IncrementalDecoder>(tokenizer_, /*skip_special=*/true, begun->context),
+        std::make_unique<StopMatcher>(std::move(begun->stop))};
   } else if (auto* produced = std::get_if<TokenProduced>(&item.body)) {
     if (!stream.stopped) DeliverToken(stream, item, *produced);
   } else if (auto* ended = std::get_if<GenerationEnded>(&item.body)) {

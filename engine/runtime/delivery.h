@@ -1,8 +1,9 @@
 #pragma once
 
-// Turns generated tokens into text and matches stop strings, off the loop thread, and hands every event
-// of a row to its sink in order. Also tokenizes, on a thread of its own, so that a long append delays
-// nobody's tokens. Owned by the engine loop; Post and Tokenize are called on any thread.
+// Turns generated tokens into text and matches stop strings, off the loop thread, and hands every
+// event of a row to its sink in order. Also tokenizes, on a thread of its own, so that a long
+// append delays nobody's tokens. Owned by the engine loop; Post and Tokenize are called on any
+// thread.
 
 #include <cstdint>
 #include <functional>
@@ -34,7 +35,8 @@ struct TokenProduced {
   // Ends the text without being part of it (end of sequence, stop token).
   bool hidden = false;
 };
-// A generation ended in the loop. One that matched a stop string meanwhile answers only this with `stop_confirmed`.
+// A generation ended in the loop. One that matched a stop string meanwhile answers only this with
+// `stop_confirmed`.
 struct GenerationEnded {
   GenerationDone done;
   bool stop_confirmed = false;
@@ -51,7 +53,8 @@ struct DeliveryItem {
   RowHandle row;
   std::shared_ptr<TokenSink> sink;
   WorkId id = 0;
-  std::variant<GenerationBegun, TokenProduced, GenerationEnded, GenerationAtHorizon, PlainEvent> body;
+  std::variant<GenerationBegun, TokenProduced, GenerationEnded, GenerationAtHorizon, PlainEvent>
+      body;
 };
 
 class Delivery {

@@ -49,7 +49,8 @@ EngineLoop::EngineLoop(EngineParts parts, EngineMetrics* metrics, const Logger* 
                 }),
       trainer_(std::make_unique<Trainer>(
           parts_.model.get(), parts_.kv.get(), parts_.layout.get(), parts_.numerics, parts_.threads,
-          clock, metrics, [this](UpdateResult result) { mailbox_.PostUnbounded(std::move(result)); })),
+          clock, metrics,
+          [this](UpdateResult result) { mailbox_.PostUnbounded(std::move(result)); })),
       thread_([this] { LoopMain(); }) {}
 
 EngineLoop::~EngineLoop() {
@@ -77,11 +78,11 @@ void EngineLoop::Advance(RowHandle row, WorkId id, uint64_t horizon) {
   mailbox_.PostUnbounded(AdvanceMessage{row, id, horizon});
 }
 
-void EngineLoop::Cancel(RowHandle row, WorkId id) { mailbox_.PostUnbounded(CancelMessage{row, id}); }
-
-void EngineLoop::Close(RowHandle row) {
-  mailbox_.PostUnbounded(CloseMessage{row, clock_->Now()});
+void EngineLoop::Cancel(RowHandle row, WorkId id) {
+  mailbox_.PostUnbounded(CancelMessage{row, id});
 }
+
+void EngineLoop::Close(RowHandle row) { mailbox_.PostUnbounded(CloseMessage{row, clock_->Now()}); }
 
 // ---- The loop ------------------------------------------------------------------------------
 
@@ -115,9 +116,9 @@ void EngineLoop::Handle(OpenMessage message) {
   const std::optional<RowHandle> handle = slots_.Take();
   if (!handle || !healthy()) {
     const absl::Status status =
-        healthy() ? absl::ResourceExhaustedError(
-                        absl::StrCat("all ", slots_.rows(), " rows are taken"))
-                  : absl::UnavailableError("the engine has failed");
+        healthy()
+            ? absl::ResourceExhaustedError(absl::StrCat("all ", slots_.rows(), " rows are taken"))
+            : absl::UnavailableError("the engine has failed");
     delivery_.Post({{}, std::move(message.sink), 0, PlainEvent{{0, RowRefused{status}}}});
     return;
   }
@@ -169,7 +170,8 @@ void EngineLoop::Handle(CancelMessage message) {
       Emit(*sequence, it->id, GenerationDone{.reason = FinishReason::kCancelled});
     } else if (std::holds_alternative<UpdateWork>(it->work)) {
       Emit(*sequence, it->id,
-           UpdateDone{.outcome = UpdateOutcome::kSkipped, .reason = "cancelled",
+           UpdateDone{.outcome = UpdateOutcome::kSkipped,
+                      .reason = "cancelled",
                       .adapter_version = sequence->version});
     } else {
       Emit(*sequence, it->id, WorkFailed{CancelledStatus()});
@@ -234,8 +236,8 @@ void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, PrefillWork
   if (window.size() + count > sequence.options.window_tokens) {
     Emit(sequence, queued.id,
          WorkFailed{absl::OutOfRangeError(absl::StrCat("the window holds ", window.size(), " of ",
-                                                       sequence.options.window_tokens,
-                                                       " tokens, ", count, " more do not fit"))});
+                                                       sequence.options.window_tokens, " tokens, ",
+                                                       count, " more do not fit"))});
     return;
   }
   Feed feed{.id = queued.id, .kind = Feed::Kind::kPrefill};
@@ -282,9 +284,9 @@ void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, ScoreBaseWo
   const Window& window = sequence.window;
   if (work.begin < window.start || work.end > window.end() || work.begin >= work.end) {
     Emit(sequence, queued.id,
-         WorkFailed{absl::OutOfRangeError(
-             absl::StrCat("tokens ", work.begin, "..", work.end, " do not lie in the window ",
-                          window.start, "..", window.end()))});
+         WorkFailed{absl::OutOfRangeError(absl::StrCat("tokens ", work.begin, "..", work.end,
+                                                       " do not lie in the window ", window.start,
+                                                       "..", window.end()))});
     return;
   }
   Feed feed{.id = queued.id, .kind = Feed::Kind::kScoreBase, .base = true};
@@ -305,11 +307,11 @@ void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, UpdateWork&
       (newest && work.context.size() <= work.begin - window.start && window.to_feed() <= 0);
   if (!sequence.options.adapter.enabled() || !newest || !context_there) {
     Emit(sequence, queued.id,
-         UpdateDone{.outcome = UpdateOutcome::kFailed,
-                    .reason = absl::StrCat("the row cannot learn ", work.tokens.size(),
-                                           " tokens from ", work.begin, " with ",
-                                           work.context.size(), " before them"),
-                    .adapter_version = sequence.version});
+         UpdateDone{
+             .outcome = UpdateOutcome::kFailed,
+             .reason = absl::StrCat("the row cannot learn ", work.tokens.size(), " tokens from ",
+                                    work.begin, " with ", work.context.size(), " before them"),
+             .adapter_version = sequence.version});
     return;
   }
   sequence.update_id = queued.id;
@@ -382,8 +384,8 @@ int64_t EngineLoop::RemainingFeed(const Sequence& sequence) {
   return ClaimBaseRow(sequence) ? sequence.feed->score_to - 1 - base_row_.length : 0;
 }
 
-// The frozen base model has one row; a comparison takes it until it is done, and finds there what an
-// earlier comparison of the same window left.
+// The frozen base model has one row; a comparison takes it until it is done, and finds there what
+// an earlier comparison of the same window left.
 bool EngineLoop::ClaimBaseRow(const Sequence& sequence) {
   if (base_row_.in_use) return base_row_.owner == sequence.handle;
   const bool same = base_row_.owner == sequence.handle && base_row_.start == sequence.window.start;
@@ -430,7 +432,8 @@ RunSlice EngineLoop::FeedSlice(Sequence& sequence, int64_t tokens) {
   RunSlice run;
   run.row = base ? parts_.kv->base_row() : sequence.handle.row;
   run.row_begin = begin;
-  run.tokens = std::span(window.tokens).subspan(static_cast<size_t>(begin), static_cast<size_t>(tokens));
+  run.tokens =
+      std::span(window.tokens).subspan(static_cast<size_t>(begin), static_cast<size_t>(tokens));
   if (sequence.feed) {
     // The hidden state of token i predicts token i + 1.
     const int64_t from = std::max(sequence.feed->score_from, begin + 1);
@@ -519,9 +522,9 @@ GeneratedToken EngineLoop::Sample(Sequence& sequence, RunOutput& output) {
   std::vector<float> before_penalties;
   const bool penalized = generation.counts_window() || generation.counts_generated();
   if (penalized) before_penalties.assign(logits.begin(), logits.end());
-  token.id = SampleToken(generation.work.sampling,
-                         {logits, &generation.window_counts, &generation.generated_counts,
-                          sequence.window.end()});
+  token.id = SampleToken(
+      generation.work.sampling,
+      {logits, &generation.window_counts, &generation.generated_counts, sequence.window.end()});
   const float logit = penalized ? before_penalties[static_cast<size_t>(token.id)]
                                 : logits[static_cast<size_t>(token.id)];
   token.logprob = logit - output.log_sum_exp;

@@ -1,8 +1,8 @@
 #pragma once
 
-// The engine: one thread that owns every sequence, both pools and the active adapter versions. It drains
-// its mailbox, lets the scheduler pick a step, runs it, and starts over; with nothing to do it waits.
-// Updates leave as jobs for the trainer and come back through the mailbox.
+// The engine: one thread that owns every sequence, both pools and the active adapter versions. It
+// drains its mailbox, lets the scheduler pick a step, runs it, and starts over; with nothing to do
+// it waits. Updates leave as jobs for the trainer and come back through the mailbox.
 
 #include <atomic>
 #include <cstdint>

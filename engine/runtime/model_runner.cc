@@ -12,8 +12,8 @@ at::Tensor TokenTensor(std::span<const TokenId> tokens, at::Device device) {
 }
 
 // The logits of every slice that wants them, in one product.
-void FillLogits(const CausalLm& model, const at::Tensor& hidden, const std::vector<int64_t>& positions,
-                const std::vector<RunOutput*>& outputs) {
+void FillLogits(const CausalLm& model, const at::Tensor& hidden,
+                const std::vector<int64_t>& positions, const std::vector<RunOutput*>& outputs) {
   if (outputs.empty()) return;
   const at::Tensor index = at::tensor(positions, at::kLong).to(hidden.device());
   const at::Tensor logits = model.Logits(hidden.index_select(0, index)).to(at::kFloat).cpu();
@@ -32,8 +32,8 @@ std::vector<RunOutput> ModelRunner::Run(const std::vector<RunSlice>& slices) con
   std::vector<ForwardSegment> segments;
   for (const RunSlice& slice : slices) {
     tokens.insert(tokens.end(), slice.tokens.begin(), slice.tokens.end());
-    segments.push_back({slice.row, slice.row_begin, static_cast<int64_t>(slice.tokens.size()),
-                        slice.adapter});
+    segments.push_back(
+        {slice.row, slice.row_begin, static_cast<int64_t>(slice.tokens.size()), slice.adapter});
   }
   const at::Device device = kv_->Keys(0, 0).device();
   const at::Tensor hidden = model_->Forward(TokenTensor(tokens, device), segments, *kv_);

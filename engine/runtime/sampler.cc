@@ -24,8 +24,8 @@ void ApplyPenalties(const SamplingOptions& options, const SamplingInput& input) 
   }
   if (input.generated == nullptr) return;
   for (const auto& [id, count] : *input.generated) {
-    input.logits[static_cast<size_t>(id)] -= static_cast<float>(
-        options.frequency_penalty * count + options.presence_penalty);
+    input.logits[static_cast<size_t>(id)] -=
+        static_cast<float>(options.frequency_penalty * count + options.presence_penalty);
   }
 }
 

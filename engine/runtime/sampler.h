@@ -1,8 +1,8 @@
 #pragma once
 
-// Draws one token from a row of logits. Pure: same logits, options, history and position, same token;
-// the random number is a function of (seed, stream position), so a sequence draws the same tokens
-// whatever else runs beside it. Any thread.
+// Draws one token from a row of logits. Pure: same logits, options, history and position, same
+// token; the random number is a function of (seed, stream position), so a sequence draws the same
+// tokens whatever else runs beside it. Any thread.
 
 #include <cstdint>
 #include <span>
@@ -22,7 +22,8 @@ struct SamplingInput {
   std::span<float> logits;
   // Tokens of the window, for the repetition penalty; may be null when that penalty is 1.
   const TokenCounts* window = nullptr;
-  // Tokens that this generation produced, for the frequency and presence penalties; may be null as well.
+  // Tokens that this generation produced, for the frequency and presence penalties; may be null as
+  // well.
   const TokenCounts* generated = nullptr;
   // Position in the stream of the token to draw.
   uint64_t position = 0;

@@ -1,7 +1,8 @@
 #pragma once
 
-// All that the engine knows of one row: the tokens of its window, how far its keys and values reach,
-// the work that runs and the work that waits. Plain state without tensors; owned by the engine loop.
+// All that the engine knows of one row: the tokens of its window, how far its keys and values
+// reach, the work that runs and the work that waits. Plain state without tensors; owned by the
+// engine loop.
 
 #include <atomic>
 #include <cstdint>
@@ -19,8 +20,9 @@
 
 namespace mayfly {
 
-// The newest tokens of a stream. Keys and values lag one token behind: the newest token is fed in the
-// step that needs what comes after it, so that every token is predicted under one adapter version.
+// The newest tokens of a stream. Keys and values lag one token behind: the newest token is fed in
+// the step that needs what comes after it, so that every token is predicted under one adapter
+// version.
 struct Window {
   std::vector<TokenId> tokens;
   // Stream position of tokens[0].

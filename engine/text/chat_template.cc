@@ -5,9 +5,9 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
+#include "engine/base/utf8.h"
 #include "engine/text/read_file.h"
 #include "engine/text/rust_text.h"
-#include "engine/base/utf8.h"
 #include "nlohmann/json.hpp"
 
 namespace mayfly {

@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "engine/text/tokenizer.h"
 #include "engine/base/utf8.h"
+#include "engine/text/tokenizer.h"
 #include "engine/types.h"
 
 namespace mayfly {

@@ -33,10 +33,11 @@ void AdamWStep(const AdamWOptions& options, int64_t step, const std::vector<Span
                const at::Tensor& gradients, const AdapterState& state) {
   const at::Tensor step_number =
       at::full({}, static_cast<double>(step), gradients.options().dtype(at::kFloat));
-  at::_fused_adamw_(Parts(state.master, spans), Parts(gradients, spans), Parts(state.moment1, spans),
-                    Parts(state.moment2, spans), /*max_exp_avg_sqs=*/{},
-                    std::vector<at::Tensor>(spans.size(), step_number), options.learning_rate,
-                    options.beta1, options.beta2, options.weight_decay, options.eps,
+  at::_fused_adamw_(Parts(state.master, spans), Parts(gradients, spans),
+                    Parts(state.moment1, spans), Parts(state.moment2, spans),
+                    /*max_exp_avg_sqs=*/{}, std::vector<at::Tensor>(spans.size(), step_number),
+                    options.learning_rate, options.beta1, options.beta2, options.weight_decay,
+                    options.eps,
                     /*amsgrad=*/false, /*maximize=*/false);
 }
 

@@ -9,7 +9,8 @@
 namespace mayfly {
 namespace {
 
-// 256 tokens of a 50,000-token vocabulary are 25 MB of bfloat16 logits: large enough for efficient products.
+// 256 tokens of a 50,000-token vocabulary are 25 MB of bfloat16 logits: large enough for efficient
+// products.
 constexpr int64_t kBlockTokens = 256;
 
 // Calls `visit(begin, count)` for each block of [0, n).
@@ -36,16 +37,15 @@ BlockLogits Evaluate(const CausalLm& model, const at::Tensor& hidden, const at::
     float* const log_sum_exp = block.log_sum_exp.mutable_data_ptr<float>();
     at::parallel_for(0, hidden.size(0), 1, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
-        log_sum_exp[row] = kernels->log_sum_exp(CpuArray(block.logits, row * vocabulary), vocabulary);
+        log_sum_exp[row] =
+            kernels->log_sum_exp(CpuArray(block.logits, row * vocabulary), vocabulary);
       }
     });
   } else {
     block.log_sum_exp = block.logits.to(at::kFloat).logsumexp(1, /*keepdim=*/true);
   }
-  block.label_logprob = block.logits.gather(1, labels.unsqueeze(1))
-                            .to(at::kFloat)
-                            .sub_(block.log_sum_exp)
-                            .squeeze(1);
+  block.label_logprob =
+      block.logits.gather(1, labels.unsqueeze(1)).to(at::kFloat).sub_(block.log_sum_exp).squeeze(1);
   return block;
 }
 
@@ -60,8 +60,9 @@ at::Tensor LogitsGradient(const CausalLm& model, const BlockLogits& block, const
     const float* const log_sum_exp = block.log_sum_exp.const_data_ptr<float>();
     at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
-        numerics.kernels->cross_entropy_backward(CpuArray(block.logits, row * vocabulary), vocabulary,
-                                                 log_sum_exp[row], label[row], weight[row]);
+        numerics.kernels->cross_entropy_backward(CpuArray(block.logits, row * vocabulary),
+                                                 vocabulary, log_sum_exp[row], label[row],
+                                                 weight[row]);
       }
     });
     return block.logits.to(numerics.matrix);

@@ -1,7 +1,7 @@
 #pragma once
 
-// Next-token loss from hidden states, block by block: a [tokens, vocabulary] tensor never exists. Pure
-// functions; any thread.
+// Next-token loss from hidden states, block by block: a [tokens, vocabulary] tensor never exists.
+// Pure functions; any thread.
 
 #include <cstdint>
 #include <vector>
@@ -19,7 +19,8 @@ struct LossResult {
   at::Tensor dhidden;
 };
 
-// hidden: [n, hidden], normed, matrix type; labels: [n] int64; weights: [n] fp32 whose sum is above zero.
+// hidden: [n, hidden], normed, matrix type; labels: [n] int64; weights: [n] fp32 whose sum is above
+// zero.
 LossResult WeightedLoss(const CausalLm& model, const at::Tensor& hidden, const at::Tensor& labels,
                         const at::Tensor& weights, bool need_gradient);
 

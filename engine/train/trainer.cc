@@ -45,8 +45,8 @@ Lesson WindowLesson(const UpdateWork& work, at::Device device) {
   return lesson;
 }
 
-// Only the chunk is run, shifted by one so that the last token of the context predicts its first; the
-// context before that is what the row's keys and values hold.
+// Only the chunk is run, shifted by one so that the last token of the context predicts its first;
+// the context before that is what the row's keys and values hold.
 Lesson ChunkLesson(const UpdateJob& job, const KvPool* kv, at::Device device) {
   const UpdateWork& work = job.work;
   std::vector<TokenId> tokens(work.tokens.begin(), work.tokens.end() - 1);
@@ -71,8 +71,8 @@ uint64_t DropoutSeed(uint64_t seed, int64_t step) {
 
 }  // namespace
 
-// Buffers of one job, made once: the shadow weights that training passes read, the gradients, and the
-// state to return to when the update is dropped.
+// Buffers of one job, made once: the shadow weights that training passes read, the gradients, and
+// the state to return to when the update is dropped.
 struct Trainer::Scratch {
   at::Tensor shadow;     // [elements], weights' type
   at::Tensor gradients;  // [elements] fp32
@@ -207,9 +207,8 @@ void Trainer::Train(const UpdateJob& job, UpdateResult* result) {
   lesson.batch.dropout = LoraDropout();
   if (!cancelled && work.measure_after) cancelled = !measure(/*learn=*/false);
 
-  const GateVerdict verdict = cancelled
-                                  ? GateVerdict{UpdateOutcome::kSkipped, "cancelled"}
-                                  : JudgeUpdate(done.losses, done.gradient_norms, work.gate);
+  const GateVerdict verdict = cancelled ? GateVerdict{UpdateOutcome::kSkipped, "cancelled"}
+                                        : JudgeUpdate(done.losses, done.gradient_norms, work.gate);
   done.outcome = verdict.outcome;
   done.reason = verdict.reason;
   if (done.outcome == UpdateOutcome::kApplied) {

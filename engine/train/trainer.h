@@ -1,9 +1,9 @@
 #pragma once
 
 // Trains adapters on a thread of its own: one job at a time, in order. A job brings everything it
-// touches (a row's optimizer state and the place of its keys and values) and its result takes it back,
-// so that nobody else reads or writes the row's masters meanwhile. Serving weights are never written
-// here: the loop publishes an accepted update between two steps.
+// touches (a row's optimizer state and the place of its keys and values) and its result takes it
+// back, so that nobody else reads or writes the row's masters meanwhile. Serving weights are never
+// written here: the loop publishes an accepted update between two steps.
 //
 // Created by the engine loop, which owns it; Submit and Stop are called on the loop's thread.
 
@@ -50,8 +50,8 @@ struct UpdateResult {
 class Trainer {
  public:
   // `deliver` is called on the worker with each job's result, exactly once a job.
-  Trainer(const CausalLm* model, const KvPool* kv, const SlotLayout* layout, const Numerics& numerics,
-          int32_t threads, const Clock* clock, EngineMetrics* metrics,
+  Trainer(const CausalLm* model, const KvPool* kv, const SlotLayout* layout,
+          const Numerics& numerics, int32_t threads, const Clock* clock, EngineMetrics* metrics,
           std::function<void(UpdateResult)> deliver);
   // Finishes what waits (jobs whose `cancelled` is set end at once) and joins the worker.
   ~Trainer();

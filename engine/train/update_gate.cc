@@ -7,8 +7,8 @@
 
 namespace mayfly {
 
-GateVerdict JudgeUpdate(const std::vector<double>& losses, const std::vector<double>& gradient_norms,
-                        bool gate) {
+GateVerdict JudgeUpdate(const std::vector<double>& losses,
+                        const std::vector<double>& gradient_norms, bool gate) {
   const auto finite = [](double value) { return std::isfinite(value); };
   if (!std::all_of(losses.begin(), losses.end(), finite)) {
     return {UpdateOutcome::kFailed, "a loss is not finite"};
@@ -17,8 +17,8 @@ GateVerdict JudgeUpdate(const std::vector<double>& losses, const std::vector<dou
     return {UpdateOutcome::kFailed, "a gradient is not finite"};
   }
   if (gate && losses.size() > 1 && losses.back() > losses.front()) {
-    return {UpdateOutcome::kSkipped, absl::StrFormat("the loss rose from %.4f to %.4f",
-                                                     losses.front(), losses.back())};
+    return {UpdateOutcome::kSkipped,
+            absl::StrFormat("the loss rose from %.4f to %.4f", losses.front(), losses.back())};
   }
   return {};
 }

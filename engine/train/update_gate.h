@@ -14,9 +14,9 @@ struct GateVerdict {
   std::string reason;
 };
 
-// A value that is not finite fails the update, gate or no gate. With the gate on, a last measured loss
-// above the first one drops it.
-GateVerdict JudgeUpdate(const std::vector<double>& losses, const std::vector<double>& gradient_norms,
-                        bool gate);
+// A value that is not finite fails the update, gate or no gate. With the gate on, a last measured
+// loss above the first one drops it.
+GateVerdict JudgeUpdate(const std::vector<double>& losses,
+                        const std::vector<double>& gradient_norms, bool gate);
 
 }  // namespace mayfly

@@ -1,6 +1,6 @@
-// The engine alone on the default model: what one forward pass and one update cost. Adapters are on. The
-// peers of tests/bench/peers do the same work on the same shapes. Each benchmark reports the peak
-// resident memory of the process; run.py starts one process for each.
+// The engine alone on the default model: what one forward pass and one update cost. Adapters are
+// on. The peers of tests/bench/peers do the same work on the same shapes. Each benchmark reports
+// the peak resident memory of the process; run.py starts one process for each.
 
 #include <sys/resource.h>
 
@@ -49,7 +49,8 @@ class Bench {
     RunSlice slice;
     slice.row = row;
     slice.row_begin = begin;
-    slice.tokens = std::span(tokens_).subspan(static_cast<size_t>(begin), static_cast<size_t>(count));
+    slice.tokens =
+        std::span(tokens_).subspan(static_cast<size_t>(begin), static_cast<size_t>(count));
     slice.adapter = &views_[static_cast<size_t>(row)];
     slice.want_logits = true;
     return slice;
@@ -90,13 +91,20 @@ void Decode(benchmark::State& state) {
   for (auto _ : state) {
     for (int64_t step = 0; step < kDecodeSteps; ++step) {
       std::vector<RunSlice> slices;
-      for (int64_t row = 0; row < rows; ++row) slices.push_back(bench.Slice(row, kPrompt + step, 1));
+      for (int64_t row = 0; row < rows; ++row)
+        slices.push_back(bench.Slice(row, kPrompt + step, 1));
       bench.runner().Run(slices);
     }
   }
   Report(rows * kDecodeSteps, &state);
 }
-BENCHMARK(Decode)->Arg(1)->Arg(8)->Unit(benchmark::kMillisecond)->UseRealTime()->MinWarmUpTime(0.5)->MinTime(3);
+BENCHMARK(Decode)
+    ->Arg(1)
+    ->Arg(8)
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime()
+    ->MinWarmUpTime(0.5)
+    ->MinTime(3);
 
 // One epoch on 1,024 tokens after 1,024 tokens of context, gradients through the chunk alone.
 void Update(benchmark::State& state) {
@@ -123,7 +131,13 @@ void Update(benchmark::State& state) {
   }
   Report(1024, &state);
 }
-BENCHMARK(Update)->Arg(16)->Arg(64)->Unit(benchmark::kMillisecond)->UseRealTime()->MinWarmUpTime(0.5)->MinTime(3);
+BENCHMARK(Update)
+    ->Arg(16)
+    ->Arg(64)
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime()
+    ->MinWarmUpTime(0.5)
+    ->MinTime(3);
 
 }  // namespace
 }  // namespace mayfly

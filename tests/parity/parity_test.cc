@@ -1,5 +1,5 @@
-// Logits, gradients, optimizer steps and a whole stream against values that transformers, PEFT and torch
-// computed (tests/parity/make_goldens.py says how).
+// Logits, gradients, optimizer steps and a whole stream against values that transformers, PEFT and
+// torch computed (tests/parity/make_goldens.py says how).
 
 #include <cmath>
 #include <filesystem>
@@ -132,9 +132,9 @@ class AdapterTest : public testing::TestWithParam<const char*> {
 TEST_P(AdapterTest, LogitsEqualPeft) {
   const Checkpoint stored = ReadTensors(dir_ + "/adapter.safetensors");
   LoadAdapter(stored, "");
-  EXPECT_LT(RelativeError(Logits(tiny_, stored.Find("tokens").clone(), &serving_),
-                          stored.Find("logits")),
-            kLogitTolerance);
+  EXPECT_LT(
+      RelativeError(Logits(tiny_, stored.Find("tokens").clone(), &serving_), stored.Find("logits")),
+      kLogitTolerance);
 }
 
 TEST_P(AdapterTest, EveryGradientEqualsPeftInBothScopes) {

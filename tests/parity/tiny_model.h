@@ -28,8 +28,8 @@ struct TinyModel {
   std::unique_ptr<AdapterPool> adapters;
 };
 
-TinyModel LoadTinyModel(const std::string& dir, DType dtype, int32_t window_tokens, int32_t max_rank,
-                        int32_t rows = 2);
+TinyModel LoadTinyModel(const std::string& dir, DType dtype, int32_t window_tokens,
+                        int32_t max_rank, int32_t rows = 2);
 
 // A file of reference tensors or of reference numbers.
 Checkpoint ReadTensors(const std::string& path);
@@ -38,7 +38,8 @@ nlohmann::json ReadJson(const std::string& path);
 // The largest difference, relative to the largest reference value.
 double RelativeError(const at::Tensor& actual, const at::Tensor& expected);
 
-// Copies `<prefix>layers.<i>.<module>.lora_A` and `.lora_B` to a row's masters, wherever they are stored.
+// Copies `<prefix>layers.<i>.<module>.lora_A` and `.lora_B` to a row's masters, wherever they are
+// stored.
 void SetMasters(const Checkpoint& tensors, const std::string& prefix, const AdapterView& masters);
 
 // The parts of a view by their reference names, B turned back to [out, rank].

@@ -2,10 +2,10 @@
 
 // Causal attention of the kernels; see kernels_impl.h for who includes it.
 //
-// Scores are kept with keys along rows and queries along columns, so that each query's maximum and sum run
-// down a vector register and the probabilities come out as the right-hand side of the next product. The
-// softmax is taken online over blocks of keys (Dao et al., arXiv 2205.14135), and the gradient computes
-// the probabilities again from the stored log-sum-exp.
+// Scores are kept with keys along rows and queries along columns, so that each query's maximum and
+// sum run down a vector register and the probabilities come out as the right-hand side of the next
+// product. The softmax is taken online over blocks of keys (Dao et al., arXiv 2205.14135), and the
+// gradient computes the probabilities again from the stored log-sum-exp.
 
 #include <type_traits>
 
@@ -89,7 +89,8 @@ constexpr int64_t WordsOf(int64_t keys) {
   return (keys + kPerWord<T> - 1) / kPerWord<T>;
 }
 
-// Calls visit(KeyRange, whether it belongs to the prefix) for the keys that a block of queries sees.
+// Calls visit(KeyRange, whether it belongs to the prefix) for the keys that a block of queries
+// sees.
 template <typename Visit>
 void ForKeyBlocks(const AttentionShape& shape, int64_t visible, const Visit& visit) {
   const auto range = [&](int64_t first, int64_t end, int64_t column, bool prefix) {
@@ -102,8 +103,8 @@ void ForKeyBlocks(const AttentionShape& shape, int64_t visible, const Visit& vis
   range(shape.prefix, visible, (shape.prefix + 1) / 2 * 2, false);
 }
 
-// Which of the columns [column, column + kLanes) may see a key that lies `after` positions behind the
-// first column's query.
+// Which of the columns [column, column + kLanes) may see a key that lies `after` positions behind
+// the first column's query.
 inline Integers Sees(int64_t column, int64_t after) {
   Integers lane;
   for (int32_t i = 0; i < kLanes; ++i) lane[i] = i;
@@ -117,16 +118,18 @@ inline void StorePair(uint32_t* words, Floats first, Floats second) {
   std::memcpy(words, &pair, sizeof(pair));
 }
 
-// Where the words of rows [row, row + kPerWord) and columns from `column` lie in panels of `words` rows.
+// Where the words of rows [row, row + kPerWord) and columns from `column` lie in panels of `words`
+// rows.
 template <typename T>
 inline uint32_t* PanelWord(uint32_t* panels, int64_t words, int64_t row, int64_t column) {
   return panels + (column / kPanel * words + row / kPerWord<T>)*kPanel + column % kPanel;
 }
 
-// ---- Forward -------------------------------------------------------------------------------------
+// ---- Forward
+// -------------------------------------------------------------------------------------
 
-// Scales and masks one column vector of scores, raises the running maximum, and turns the scores into
-// probabilities in `p`. Returns what the sums so far must be multiplied by.
+// Scales and masks one column vector of scores, raises the running maximum, and turns the scores
+// into probabilities in `p`. Returns what the sums so far must be multiplied by.
 template <typename T>
 inline Floats SoftmaxColumn(float* scores, const KeyRange& keys, int64_t after, float scale,
                             int64_t column, float* maximum, float* total, uint32_t* p) {
@@ -167,7 +170,8 @@ void AttentionOf(const AttentionInputs& in, int64_t head, int64_t block, float* 
   float* const maximum = scratch.Take(kColumns);
   float* const total = scratch.Take(kColumns);
 
-  PackTransposed(AsWords(queries.q), in.q_stride / kPerWord<T>, queries.count, queries.words, kColumns, q);
+  PackTransposed(AsWords(queries.q), in.q_stride / kPerWord<T>, queries.count, queries.words,
+                 kColumns, q);
   for (int64_t i = 0; i < head_dim * kColumns; ++i) result[i] = 0;
   for (int64_t i = 0; i < kColumns; ++i) {
     maximum[i] = -INFINITY;
@@ -177,29 +181,30 @@ void AttentionOf(const AttentionInputs& in, int64_t head, int64_t block, float* 
     BlockProduct<T>(AsWords(queries.k + keys.begin * head_dim), queries.words, keys.count, q,
                     queries.words, kColumnPanels, scores, kColumns, /*add=*/false);
     for (int64_t column = 0; column < kColumns; column += kLanes) {
-      const Floats correction =
-          SoftmaxColumn<T>(scores, keys, keys.begin - queries.position, in.shape.scale, column, maximum,
-                           total, p);
+      const Floats correction = SoftmaxColumn<T>(scores, keys, keys.begin - queries.position,
+                                                 in.shape.scale, column, maximum, total, p);
       for (int64_t i = 0; i < head_dim; ++i) {
         float* const place = result + i * kColumns + column;
         Store(place, Load(place) * correction);
       }
     }
-    BlockProduct<T>(queries.transposed + keys.column / kPerWord<T>, queries.transposed_words, head_dim, p,
-                    WordsOf<T>(keys.count), kColumnPanels, result, kColumns, /*add=*/true);
+    BlockProduct<T>(queries.transposed + keys.column / kPerWord<T>, queries.transposed_words,
+                    head_dim, p, WordsOf<T>(keys.count), kColumnPanels, result, kColumns,
+                    /*add=*/true);
   });
   T* const first = out + queries.OutOffset();
   for (int64_t column = 0; column < queries.count; ++column) {
     const float inverse = 1.0f / total[column];
     T* const token = first + column * queries.out_stride();
-    for (int64_t i = 0; i < head_dim; ++i) Assign(token + i, result[i * kColumns + column] * inverse);
+    for (int64_t i = 0; i < head_dim; ++i)
+      Assign(token + i, result[i * kColumns + column] * inverse);
     log_sum_exp[head * in.shape.tokens + queries.begin + column] =
         maximum[column] + std::log(total[column]);
   }
 }
 
-void AttentionKernel(const AttentionInputs& in, int64_t head, int64_t block, float* scratch, Array out,
-                     float* log_sum_exp) {
+void AttentionKernel(const AttentionInputs& in, int64_t head, int64_t block, float* scratch,
+                     Array out, float* log_sum_exp) {
   if (out.type == Type::kBFloat16) {
     AttentionOf(in, head, block, scratch, static_cast<BFloat16*>(out.data), log_sum_exp);
   } else {
@@ -229,9 +234,11 @@ void TransposeKernel(const AttentionShape& shape, ConstArray x, Array out) {
   }
 }
 
-// ---- Gradient ------------------------------------------------------------------------------------
+// ---- Gradient
+// ------------------------------------------------------------------------------------
 
-// Rows [0, count) of a [kColumns, head_dim] block as a product's right-hand side, kPerWord rows a word.
+// Rows [0, count) of a [kColumns, head_dim] block as a product's right-hand side, kPerWord rows a
+// word.
 template <typename T>
 void PackRows(const T* x, int64_t stride, int64_t count, int64_t head_dim, uint32_t* b) {
   constexpr int64_t kWords = kColumns / kPerWord<T>;
@@ -247,12 +254,13 @@ void PackRows(const T* x, int64_t stride, int64_t count, int64_t head_dim, uint3
   }
 }
 
-// From scores and dp = dout v^T of one column vector: ds as a right-hand side in `ds_panels`, and p and
-// ds as left-hand sides in p_rows and ds_rows unless those are null.
+// From scores and dp = dout v^T of one column vector: ds as a right-hand side in `ds_panels`, and p
+// and ds as left-hand sides in p_rows and ds_rows unless those are null.
 template <typename T>
 inline void SoftmaxGradientColumn(const float* scores, const float* dp, const KeyRange& keys,
-                                  int64_t after, float scale, int64_t column, const float* log_sum_exp,
-                                  const float* delta, uint32_t* ds_panels, T* p_rows, T* ds_rows) {
+                                  int64_t after, float scale, int64_t column,
+                                  const float* log_sum_exp, const float* delta, uint32_t* ds_panels,
+                                  T* p_rows, T* ds_rows) {
   const Floats offset = Load(log_sum_exp + column), mean = Load(delta + column);
   for (int64_t row = 0; row < keys.count; row += kPerWord<T>) {
     Floats ds[kPerWord<T>] = {};
@@ -291,8 +299,8 @@ void AttentionBackwardOf(const AttentionInputs& in, int64_t head, int64_t block,
   float* const log_sum_exp = scratch.Take(kColumns);
   float* const delta = scratch.Take(kColumns);  // sum of dout * out, a query
 
-  PackTransposed(AsWords(queries.q), in.q_stride / kPerWord<T>, queries.count, queries.words, kColumns,
-                 q_columns);
+  PackTransposed(AsWords(queries.q), in.q_stride / kPerWord<T>, queries.count, queries.words,
+                 kColumns, q_columns);
   PackTransposed(AsWords(dout), queries.out_stride() / kPerWord<T>, queries.count, queries.words,
                  kColumns, dout_columns);
   PackRows(queries.q, in.q_stride, queries.count, head_dim, q_rows);
@@ -301,8 +309,9 @@ void AttentionBackwardOf(const AttentionInputs& in, int64_t head, int64_t block,
   for (int64_t i = 0; i < kColumns; ++i) {
     const int64_t token = i * queries.out_stride();
     // Columns without a query get no probability.
-    log_sum_exp[i] = i < queries.count ? gradients.log_sum_exp[head * in.shape.tokens + queries.begin + i]
-                                       : INFINITY;
+    log_sum_exp[i] = i < queries.count
+                         ? gradients.log_sum_exp[head * in.shape.tokens + queries.begin + i]
+                         : INFINITY;
     delta[i] = i < queries.count ? Dot(dout + token, out + token, head_dim) : 0;
   }
 
@@ -310,24 +319,26 @@ void AttentionBackwardOf(const AttentionInputs& in, int64_t head, int64_t block,
     const int64_t first = keys.begin * head_dim;
     BlockProduct<T>(AsWords(queries.k + first), queries.words, keys.count, q_columns, queries.words,
                     kColumnPanels, scores, kColumns, /*add=*/false);
-    BlockProduct<T>(AsWords(queries.v + first), queries.words, keys.count, dout_columns, queries.words,
-                    kColumnPanels, dp, kColumns, /*add=*/false);
+    BlockProduct<T>(AsWords(queries.v + first), queries.words, keys.count, dout_columns,
+                    queries.words, kColumnPanels, dp, kColumns, /*add=*/false);
     for (int64_t column = 0; column < kColumns; column += kLanes) {
-      SoftmaxGradientColumn<T>(scores, dp, keys, keys.begin - queries.position, in.shape.scale, column,
-                               log_sum_exp, delta, ds_panels, prefix ? nullptr : p_rows, ds_rows);
+      SoftmaxGradientColumn<T>(scores, dp, keys, keys.begin - queries.position, in.shape.scale,
+                               column, log_sum_exp, delta, ds_panels, prefix ? nullptr : p_rows,
+                               ds_rows);
     }
-    BlockProduct<T>(queries.transposed + keys.column / kPerWord<T>, queries.transposed_words, head_dim,
-                    ds_panels, WordsOf<T>(keys.count), kColumnPanels, dq, kColumns, /*add=*/true);
+    BlockProduct<T>(queries.transposed + keys.column / kPerWord<T>, queries.transposed_words,
+                    head_dim, ds_panels, WordsOf<T>(keys.count), kColumnPanels, dq, kColumns,
+                    /*add=*/true);
     if (prefix) return;
     const int64_t own = (keys.begin - in.shape.prefix) * padded_dim;
     const int64_t words = WordsOf<T>(kColumns), panels = padded_dim / kPanel;
     BlockProduct<T>(AsWords(ds_rows), words, keys.count, q_rows, words, panels, gradients.dk + own,
                     padded_dim, /*add=*/true);
-    BlockProduct<T>(AsWords(p_rows), words, keys.count, dout_rows, words, panels, gradients.dv + own,
-                    padded_dim, /*add=*/true);
+    BlockProduct<T>(AsWords(p_rows), words, keys.count, dout_rows, words, panels,
+                    gradients.dv + own, padded_dim, /*add=*/true);
   });
-  T* const dq_out = static_cast<T*>(gradients.dq.data) + queries.begin * gradients.dq_stride +
-                    head * head_dim;
+  T* const dq_out =
+      static_cast<T*>(gradients.dq.data) + queries.begin * gradients.dq_stride + head * head_dim;
   for (int64_t column = 0; column < queries.count; ++column) {
     for (int64_t i = 0; i < head_dim; ++i) {
       Assign(dq_out + column * gradients.dq_stride + i, dq[i * kColumns + column]);
@@ -349,7 +360,8 @@ int64_t AttentionScratch(int64_t head_dim) {
   return kColumns * (3 * head_dim + 2 * PaddedDim(head_dim) + 5 * kKeyBlock + 2);
 }
 
-// ---- One query -----------------------------------------------------------------------------------
+// ---- One query
+// -----------------------------------------------------------------------------------
 
 template <typename Q, typename K>
 void AttendOf(const Q* q, int64_t group, const K* k, const K* v, int64_t keys, int64_t head_dim,

@@ -13,15 +13,23 @@ namespace {
 // Calls run(Lanes, offset) over [0, count): whole registers first, then single elements.
 struct WholeLanes {
   template <typename T>
-  static Floats Get(const T* p) { return Load(p); }
+  static Floats Get(const T* p) {
+    return Load(p);
+  }
   template <typename T>
-  static void Put(T* p, Floats v) { Store(p, v); }
+  static void Put(T* p, Floats v) {
+    Store(p, v);
+  }
 };
 struct OneLane {
   template <typename T>
-  static Floats Get(const T* p) { return Floats{} + Value(*p); }
+  static Floats Get(const T* p) {
+    return Floats{} + Value(*p);
+  }
   template <typename T>
-  static void Put(T* p, Floats v) { Assign(p, v[0]); }
+  static void Put(T* p, Floats v) {
+    Assign(p, v[0]);
+  }
 };
 template <typename Run>
 inline void ForLanes(int64_t count, const Run& run) {
@@ -49,7 +57,8 @@ void RmsNormKernel(ConstArray x, int64_t x_stride, const float* weight, double e
   });
 }
 
-// y_i = w_i x_i s with s = (mean(x^2) + eps)^-1/2, so dx_i = s (w_i dy_i - x_i s^2 mean_j(w_j dy_j x_j)).
+// y_i = w_i x_i s with s = (mean(x^2) + eps)^-1/2, so dx_i = s (w_i dy_i - x_i s^2 mean_j(w_j dy_j
+// x_j)).
 void RmsNormBackwardKernel(ConstArray x, int64_t x_stride, const float* weight, double eps,
                            int64_t rows, int64_t width, ConstArray dy, Array dx) {
   WithType(x, [&](const auto* in) {
@@ -102,7 +111,8 @@ void SiluMulBackwardKernel(ConstArray gate_up, ConstArray dy, int64_t rows, int6
     const T* d = static_cast<const T*>(dy.data);
     for (int64_t row = 0; row < rows; ++row, gate += 2 * width, out += 2 * width, d += width) {
       ForLanes(width, [&](auto lanes, int64_t i) {
-        const Floats g = lanes.Get(gate + i), up = lanes.Get(gate + width + i), dout = lanes.Get(d + i);
+        const Floats g = lanes.Get(gate + i), up = lanes.Get(gate + width + i),
+                     dout = lanes.Get(d + i);
         const Floats sigmoid = Sigmoid(g);
         const Floats silu = g * sigmoid;
         // d silu(g) / dg = sigmoid(g) (1 + g (1 - sigmoid(g)))
@@ -130,7 +140,9 @@ void RotateKernel(Array x, int64_t heads, int64_t head_dim, const float* cos, co
 
 void AddKernel(const float* x, ConstArray y, int64_t count, float* sum) {
   WithType(y, [&](const auto* in) {
-    ForLanes(count, [&](auto lanes, int64_t i) { lanes.Put(sum + i, lanes.Get(x + i) + lanes.Get(in + i)); });
+    ForLanes(count, [&](auto lanes, int64_t i) {
+      lanes.Put(sum + i, lanes.Get(x + i) + lanes.Get(in + i));
+    });
   });
 }
 

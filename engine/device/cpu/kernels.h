@@ -1,13 +1,13 @@
 #pragma once
 
-// The engine's own kernels for a CPU: the products of a decode step, causal attention with its gradient,
-// and the elementwise work between matrix products (docs/decisions.md says what each was measured
-// against). Each works on a range of its output, so that the caller decides how to share it among
-// threads. No tensors here: these files are compiled once per instruction set, and nothing that is also
-// compiled elsewhere may be included.
+// The engine's own kernels for a CPU: the products of a decode step, causal attention with its
+// gradient, and the elementwise work between matrix products (docs/decisions.md says what each was
+// measured against). Each works on a range of its output, so that the caller decides how to share
+// it among threads. No tensors here: these files are compiled once per instruction set, and nothing
+// that is also compiled elsewhere may be included.
 //
-// Matrices are row-major. An element's value depends on its inputs alone, never on the range, on other
-// rows, or on how many rows there are. Sums are fp32. Pure functions; any thread.
+// Matrices are row-major. An element's value depends on its inputs alone, never on the range, on
+// other rows, or on how many rows there are. Sums are fp32. Pure functions; any thread.
 
 #include <cstdint>
 
@@ -30,9 +30,9 @@ struct Array {
 inline constexpr int64_t kQueryBlock = 64;
 inline constexpr int64_t kKeyBlock = 192;
 
-// Causal attention of one layer and row: `tokens` queries are the newest of `keys` positions. Query heads
-// [g * group, (g + 1) * group) share key head g, where group = heads / kv_heads. q, k and v have the same
-// type. Strides count elements; an element of a head is the next one's neighbour.
+// Causal attention of one layer and row: `tokens` queries are the newest of `keys` positions. Query
+// heads [g * group, (g + 1) * group) share key head g, where group = heads / kv_heads. q, k and v
+// have the same type. Strides count elements; an element of a head is the next one's neighbour.
 struct AttentionShape {
   int64_t tokens = 0;
   int64_t keys = 0;
@@ -55,16 +55,16 @@ struct AttentionInputs {
   ConstArray k;  // [kv_heads, keys, head_dim], heads kv_stride apart
   ConstArray v;
   int64_t kv_stride = 0;
-  // Made by Kernels::transpose, [kv_heads, head_dim, padded_keys]; the forward pass reads v's alone, the
-  // gradient k's alone.
+  // Made by Kernels::transpose, [kv_heads, head_dim, padded_keys]; the forward pass reads v's
+  // alone, the gradient k's alone.
   ConstArray transposed;
 };
 
 struct AttentionGradients {
-  ConstArray out;      // [tokens, heads * head_dim], of the forward pass
-  ConstArray dout;     // the same shape
+  ConstArray out;                      // [tokens, heads * head_dim], of the forward pass
+  ConstArray dout;                     // the same shape
   const float* log_sum_exp = nullptr;  // [heads, tokens]
-  Array dq;            // [tokens, heads, head_dim], tokens dq_stride apart
+  Array dq;                            // [tokens, heads, head_dim], tokens dq_stride apart
   int64_t dq_stride = 0;
   // [keys - prefix, head_dim] each, added to: the caller sums over the group and over the tasks.
   float* dk = nullptr;
@@ -77,7 +77,8 @@ struct Kernels {
   bool bfloat16_products;
 
   // y[m][n] = sum over k of x[m][k] * w[n][k] (+ bias[n]) for n in [begin, end).
-  // x: [rows, in]; w: [>= end, in], bfloat16 if x is; y: [rows, y_stride], fp32 or as x; bias may be null.
+  // x: [rows, in]; w: [>= end, in], bfloat16 if x is; y: [rows, y_stride], fp32 or as x; bias may
+  // be null.
   void (*linear)(ConstArray x, int64_t rows, int64_t in, ConstArray w, const float* bias,
                  int64_t begin, int64_t end, Array y, int64_t y_stride);
 
@@ -86,14 +87,16 @@ struct Kernels {
   void (*expand)(const float* a, int64_t rank, ConstArray b, int64_t width, float scale,
                  int64_t begin, int64_t end, Array y);
 
-  // y = x * rsqrt(mean(x^2) + eps) * weight for `rows` rows, x_stride and y_stride apart. weight: [width].
+  // y = x * rsqrt(mean(x^2) + eps) * weight for `rows` rows, x_stride and y_stride apart. weight:
+  // [width].
   void (*rms_norm)(ConstArray x, int64_t x_stride, const float* weight, double eps, int64_t rows,
                    int64_t width, Array y, int64_t y_stride);
   // The gradient with respect to x. dy, dx: [rows, width] dense; x as above.
   void (*rms_norm_backward)(ConstArray x, int64_t x_stride, const float* weight, double eps,
                             int64_t rows, int64_t width, ConstArray dy, Array dx);
 
-  // y = silu(gate) * up. gate_up: [rows, 2 * width], the gate first; y: [rows, width], of the same type.
+  // y = silu(gate) * up. gate_up: [rows, 2 * width], the gate first; y: [rows, width], of the same
+  // type.
   void (*silu_mul)(ConstArray gate_up, int64_t rows, int64_t width, Array y);
   // The gradient with respect to gate_up. dy: [rows, width]; all of one type.
   void (*silu_mul_backward)(ConstArray gate_up, ConstArray dy, int64_t rows, int64_t width,
@@ -115,18 +118,18 @@ struct Kernels {
   void (*cross_entropy_backward)(Array x, int64_t count, float log_sum_exp, int64_t label,
                                  float weight);
 
-  // One query token of one key head: `group` query heads over `keys` positions. q, out: [group, head_dim];
-  // k, v: [keys, head_dim], bfloat16 if q is; out: as q; scores: scratch [group, keys].
+  // One query token of one key head: `group` query heads over `keys` positions. q, out: [group,
+  // head_dim]; k, v: [keys, head_dim], bfloat16 if q is; out: as q; scores: scratch [group, keys].
   void (*attend)(ConstArray q, int64_t group, ConstArray k, ConstArray v, int64_t keys,
                  int64_t head_dim, float scale, float* scores, Array out);
 
-  // Lays one key head of keys (or values) out as attention reads it a second time: [head_dim, padded_keys],
-  // the padding zero. x: [keys, head_dim] of out's type.
+  // Lays one key head of keys (or values) out as attention reads it a second time: [head_dim,
+  // padded_keys], the padding zero. x: [keys, head_dim] of out's type.
   void (*transpose)(const AttentionShape& shape, ConstArray x, Array out);
   // One head, queries [block * kQueryBlock, ...). out: [tokens, heads * head_dim] of q's type;
   // log_sum_exp: [heads, tokens]. scratch: attention_scratch floats.
-  void (*attention)(const AttentionInputs& in, int64_t head, int64_t block, float* scratch, Array out,
-                    float* log_sum_exp);
+  void (*attention)(const AttentionInputs& in, int64_t head, int64_t block, float* scratch,
+                    Array out, float* log_sum_exp);
   // The same block's gradient. dk, dv are the head's.
   void (*attention_backward)(const AttentionInputs& in, int64_t head, int64_t block, float* scratch,
                              const AttentionGradients& gradients);

@@ -8,7 +8,8 @@
 namespace mayfly::cpu {
 namespace {
 
-// ---- A few rows against a weight matrix that is read once ------------------------------------------
+// ---- A few rows against a weight matrix that is read once
+// ------------------------------------------
 
 // One step along k: kLanes floats, or twice as many bfloat16 numbers where both sides are.
 template <typename X, typename W>
@@ -47,7 +48,8 @@ inline void Tile(const X* x, int64_t in, const W* w, const float* bias, Y* y, in
   for (int n = 0; n < kOut; ++n) {
     for (int m = 0; m < kRows; ++m) {
       float total = Sum(sum[n][m]);
-      for (int64_t rest = k; rest < in; ++rest) total += Value(w[n * in + rest]) * Value(x[m * in + rest]);
+      for (int64_t rest = k; rest < in; ++rest)
+        total += Value(w[n * in + rest]) * Value(x[m * in + rest]);
       Assign(y + m * y_stride + n, total + (bias != nullptr ? bias[n] : 0.0f));
     }
   }
@@ -66,7 +68,8 @@ inline void TileRows(const X* x, int64_t rows, int64_t in, const W* w, const flo
 template <typename X, typename W, typename Y>
 void LinearOf(const X* x, int64_t rows, int64_t in, const W* w, const float* bias, int64_t begin,
               int64_t end, Y* y, int64_t y_stride) {
-  constexpr int kOut = kLanes == 16 ? 3 : 1;  // with 8 rows, as many sums as there are registers for
+  constexpr int kOut =
+      kLanes == 16 ? 3 : 1;  // with 8 rows, as many sums as there are registers for
   constexpr int kOutOne = 6;
   int64_t n = begin;
   const auto bias_at = [&] { return bias != nullptr ? bias + n : nullptr; };
@@ -89,7 +92,8 @@ void LinearKernel(ConstArray x, int64_t rows, int64_t in, ConstArray w, const fl
   WithType(w, [&](const auto* weight) {
     if constexpr (sizeof(*weight) == 2) {
       if (x.type == Type::kBFloat16) {
-        WithType(y, [&](auto* result) { run(static_cast<const BFloat16*>(x.data), weight, result); });
+        WithType(y,
+                 [&](auto* result) { run(static_cast<const BFloat16*>(x.data), weight, result); });
         return;
       }
     }
@@ -133,18 +137,19 @@ void ExpandKernel(const float* a, int64_t rank, ConstArray b, int64_t width, flo
   }
 }
 
-// ---- Blocks --------------------------------------------------------------------------------------
+// ---- Blocks
+// --------------------------------------------------------------------------------------
 //
-// C (+)= A B with the elements of a word side by side along the inner dimension: A is [m, words] row-major,
-// B comes in panels of kPanel columns, [words, kPanel] each. C: [m, columns] fp32.
+// C (+)= A B with the elements of a word side by side along the inner dimension: A is [m, words]
+// row-major, B comes in panels of kPanel columns, [words, kPanel] each. C: [m, columns] fp32.
 
 constexpr int64_t kColumnVectors = kLanes == 16 ? 4 : 2;
 constexpr int64_t kPanel = kColumnVectors * kLanes;
 constexpr int64_t kRowsAtOnce = 6;
 
 template <typename T, int kRows>
-inline void PanelTile(const uint32_t* a, int64_t a_stride, const uint32_t* b, int64_t words, float* c,
-                      int64_t c_stride, bool add) {
+inline void PanelTile(const uint32_t* a, int64_t a_stride, const uint32_t* b, int64_t words,
+                      float* c, int64_t c_stride, bool add) {
   Floats sum[kRows][kColumnVectors] = {};
   for (int64_t k = 0; k < words; ++k) {
     for (int m = 0; m < kRows; ++m) {
@@ -174,16 +179,18 @@ void BlockProduct(const uint32_t* a, int64_t a_stride, int64_t m, const uint32_t
                                 c_stride, add);
     }
     for (; row + 2 <= m; row += 2) {
-      PanelTile<T, 2>(a + row * a_stride, a_stride, columns, words, out + row * c_stride, c_stride, add);
+      PanelTile<T, 2>(a + row * a_stride, a_stride, columns, words, out + row * c_stride, c_stride,
+                      add);
     }
     if (row < m) {
-      PanelTile<T, 1>(a + row * a_stride, a_stride, columns, words, out + row * c_stride, c_stride, add);
+      PanelTile<T, 1>(a + row * a_stride, a_stride, columns, words, out + row * c_stride, c_stride,
+                      add);
     }
   }
 }
 
-// Element (k, n) of B is element k of row n of `rows`: [n, words], `stride` words apart. Columns from
-// `count` on are zero.
+// Element (k, n) of B is element k of row n of `rows`: [n, words], `stride` words apart. Columns
+// from `count` on are zero.
 inline void PackTransposed(const uint32_t* rows, int64_t stride, int64_t count, int64_t words,
                            int64_t columns, uint32_t* b) {
   for (int64_t n = 0; n < columns; ++n) {

@@ -1,8 +1,8 @@
 #pragma once
 
-// Vector registers and the two element types, for the kernels; see kernels_impl.h for who includes it.
-// Written with the compiler's vector extensions, so that one text serves every instruction set; the only
-// instructions named are the bfloat16 ones, which have no other spelling.
+// Vector registers and the two element types, for the kernels; see kernels_impl.h for who includes
+// it. Written with the compiler's vector extensions, so that one text serves every instruction set;
+// the only instructions named are the bfloat16 ones, which have no other spelling.
 
 #ifdef MAYFLY_BFLOAT16_PRODUCTS
 #include <immintrin.h>
@@ -46,8 +46,8 @@ inline V LoadAs(const T* p) {
   return v;
 }
 
-// The nearest bfloat16 in the upper half of each word, ties to even; the lower half is rubbish. A NaN
-// stays one: arithmetic makes only quiet ones, whose payload the carry cannot overflow.
+// The nearest bfloat16 in the upper half of each word, ties to even; the lower half is rubbish. A
+// NaN stays one: arithmetic makes only quiet ones, whose payload the carry cannot overflow.
 template <typename V>
 inline V RoundWords(V bits) {
   return bits + 0x7fff + ((bits >> 16) & 1);
@@ -101,11 +101,12 @@ inline float Sum(Floats v) {
 
 inline Floats Max(Floats a, Floats b) { return a > b ? a : b; }
 
-// exp(x) to 2 units in the last place of an fp32; 0 below -87. Cephes' polynomial (Moshier, 1992) after
-// splitting off the power of two.
+// exp(x) to 2 units in the last place of an fp32; 0 below -87. Cephes' polynomial (Moshier, 1992)
+// after splitting off the power of two.
 inline Floats Exp(Floats x) {
   constexpr float kLowest = -87.0f, kHighest = 88.0f;
-  const Floats clamped = x < kLowest ? Floats{} + kLowest : (x > kHighest ? Floats{} + kHighest : x);
+  const Floats clamped =
+      x < kLowest ? Floats{} + kLowest : (x > kHighest ? Floats{} + kHighest : x);
   constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   const Floats shifted = clamped * 1.44269504f + kRounder;
   const Floats power = shifted - kRounder;
@@ -116,7 +117,8 @@ inline Floats Exp(Floats x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  const Words exponent = (Bits<Words>(shifted) + 127) << 23;  // the rounder's own bits are shifted out
+  const Words exponent = (Bits<Words>(shifted) + 127)
+                         << 23;  // the rounder's own bits are shifted out
   const Floats result = p * Bits<Floats>(exponent);
   // A comparison with NaN is false, so that NaN comes through.
   return x < kLowest ? Floats{} : (x == x ? result : x);

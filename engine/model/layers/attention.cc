@@ -13,7 +13,8 @@ namespace {
 
 float Scale(const at::Tensor& q) { return 1.0f / std::sqrt(static_cast<float>(q.size(-1))); }
 
-// ---- With the CPU kernels --------------------------------------------------------------------------
+// ---- With the CPU kernels
+// --------------------------------------------------------------------------
 
 // Keys or values in the type of the queries.
 at::Tensor InTypeOf(const at::Tensor& q, const at::Tensor& x) {
@@ -42,14 +43,15 @@ at::Tensor Transposed(const cpu::Kernels& kernels, const cpu::AttentionShape& sh
   at::Tensor out = at::empty({shape.kv_heads, shape.head_dim, shape.padded_keys()}, x.options());
   at::parallel_for(0, shape.kv_heads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t head = begin; head < end; ++head) {
-      kernels.transpose(shape, CpuArray(x, head * x.stride(0)), CpuArray(out, head * out.stride(0)));
+      kernels.transpose(shape, CpuArray(x, head * x.stride(0)),
+                        CpuArray(out, head * out.stride(0)));
     }
   });
   return out;
 }
 
-// Later blocks of queries see more keys. Taken from both ends in turn, any contiguous share of the order
-// has about the same work in it.
+// Later blocks of queries see more keys. Taken from both ends in turn, any contiguous share of the
+// order has about the same work in it.
 int64_t BalancedBlock(int64_t index, int64_t blocks) {
   return index % 2 == 0 ? index / 2 : blocks - 1 - index / 2;
 }
@@ -65,7 +67,8 @@ at::Tensor AttendBlocks(const cpu::Kernels& kernels, const AttentionInput& input
   float* const log_sum_exp_data = log_sum_exp.mutable_data_ptr<float>();
   const int64_t heads = in.shape.heads, blocks = in.shape.query_blocks();
   at::parallel_for(0, heads * blocks, 1, [&](int64_t begin, int64_t end) {
-    const at::Tensor scratch = at::empty({kernels.attention_scratch(in.shape.head_dim)}, at::kFloat);
+    const at::Tensor scratch =
+        at::empty({kernels.attention_scratch(in.shape.head_dim)}, at::kFloat);
     for (int64_t task = begin; task < end; ++task) {
       kernels.attention(in, task % heads, BalancedBlock(task / heads, blocks),
                         scratch.mutable_data_ptr<float>(), CpuArray(out), log_sum_exp_data);
@@ -81,18 +84,19 @@ void AttendTokens(const cpu::Kernels& kernels, const std::vector<const Attention
   const int64_t kv_heads = inputs[0]->k.size(0), head_dim = inputs[0]->k.size(2);
   const int64_t group = inputs[0]->q.size(1) / kv_heads;
   const float scale = Scale(inputs[0]->q);
-  at::parallel_for(0, static_cast<int64_t>(inputs.size()) * kv_heads, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> scores;
-    for (int64_t task = begin; task < end; ++task) {
-      const size_t i = static_cast<size_t>(task / kv_heads);
-      const auto& [q, k, v] = *inputs[i];
-      const int64_t head = task % kv_heads, place = head * group * head_dim;
-      scores.resize(static_cast<size_t>(group * k.size(1)));
-      kernels.attend(CpuArray(q, place), group, CpuArray(k, head * k.stride(0)),
-                     CpuArray(v, head * v.stride(0)), k.size(1), head_dim, scale, scores.data(),
-                     CpuArray(*outs[i], place));
-    }
-  });
+  at::parallel_for(0, static_cast<int64_t>(inputs.size()) * kv_heads, 1,
+                   [&](int64_t begin, int64_t end) {
+                     std::vector<float> scores;
+                     for (int64_t task = begin; task < end; ++task) {
+                       const size_t i = static_cast<size_t>(task / kv_heads);
+                       const auto& [q, k, v] = *inputs[i];
+                       const int64_t head = task % kv_heads, place = head * group * head_dim;
+                       scores.resize(static_cast<size_t>(group * k.size(1)));
+                       kernels.attend(CpuArray(q, place), group, CpuArray(k, head * k.stride(0)),
+                                      CpuArray(v, head * v.stride(0)), k.size(1), head_dim, scale,
+                                      scores.data(), CpuArray(*outs[i], place));
+                     }
+                   });
 }
 
 void AttendBlocksBackward(const cpu::Kernels& kernels, const AttentionInput& input,
@@ -103,18 +107,21 @@ void AttendBlocksBackward(const cpu::Kernels& kernels, const AttentionInput& inp
   in.shape.prefix = in.shape.keys - in.shape.tokens;
   const at::Tensor transposed = Transposed(kernels, in.shape, k);
   in.transposed = CpuArray(transposed);
-  // Blocks of a head add to the same keys. Two tasks a head, each with sums of its own and every other
-  // block, keep threads apart and the order of every sum fixed.
+  // Blocks of a head add to the same keys. Two tasks a head, each with sums of its own and every
+  // other block, keep threads apart and the order of every sum fixed.
   constexpr int64_t kParts = 2;
   const int64_t heads = in.shape.heads, tokens = in.shape.tokens, blocks = in.shape.query_blocks();
   const int64_t group = heads / in.shape.kv_heads;
-  const int64_t padded_dim = (in.shape.head_dim + cpu::kQueryBlock - 1) / cpu::kQueryBlock * cpu::kQueryBlock;
-  const at::Tensor dk = at::zeros({in.shape.kv_heads, group * kParts, tokens, padded_dim}, at::kFloat);
+  const int64_t padded_dim =
+      (in.shape.head_dim + cpu::kQueryBlock - 1) / cpu::kQueryBlock * cpu::kQueryBlock;
+  const at::Tensor dk =
+      at::zeros({in.shape.kv_heads, group * kParts, tokens, padded_dim}, at::kFloat);
   const at::Tensor dv = at::zeros_like(dk);
   float* const dk_data = dk.mutable_data_ptr<float>();
   float* const dv_data = dv.mutable_data_ptr<float>();
   at::parallel_for(0, heads * kParts, 1, [&](int64_t begin, int64_t end) {
-    const at::Tensor scratch = at::empty({kernels.attention_scratch(in.shape.head_dim)}, at::kFloat);
+    const at::Tensor scratch =
+        at::empty({kernels.attention_scratch(in.shape.head_dim)}, at::kFloat);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t place = task * tokens * padded_dim;
       for (int64_t block = task % kParts; block < blocks; block += kParts) {
@@ -136,11 +143,12 @@ void AttendBlocksBackward(const cpu::Kernels& kernels, const AttentionInput& inp
   gradient.dv.copy_(total(dv));
 }
 
-// ---- With plain ATen -------------------------------------------------------------------------------
+// ---- With plain ATen
+// -------------------------------------------------------------------------------
 //
-// The query heads that share a key head are laid along the query axis, so that keys and values are never
-// repeated and their gradients come out summed. Queries are taken in blocks, so that a block meets only
-// the keys before its end and no [tokens, keys] matrix is ever whole.
+// The query heads that share a key head are laid along the query axis, so that keys and values are
+// never repeated and their gradients come out summed. Queries are taken in blocks, so that a block
+// meets only the keys before its end and no [tokens, keys] matrix is ever whole.
 
 // Small enough that little is computed above the diagonal, large enough for efficient products.
 constexpr int64_t kBlockTokens = 256;
@@ -178,14 +186,19 @@ at::Tensor UngroupHeads(const at::Tensor& x, const Block& block) {
       .reshape({block.tokens, kv_heads * group, head_dim});
 }
 
-// Scores with those above the diagonal at -infinity: [kv_heads, group * block.tokens, block.keys] fp32.
+// Scores with those above the diagonal at -infinity: [kv_heads, group * block.tokens, block.keys]
+// fp32.
 at::Tensor Scores(const at::Tensor& q, const at::Tensor& k, const Block& block) {
   const int64_t group = q.size(1) / block.tokens;
-  const at::Tensor mask = at::full({block.tokens, block.keys}, -std::numeric_limits<float>::infinity(),
-                                   q.options().dtype(at::kFloat))
-                              .triu_(block.keys - block.tokens + 1)
-                              .repeat({group, 1});
-  return at::matmul(q, k.narrow(1, 0, block.keys).transpose(1, 2)).to(at::kFloat).mul_(Scale(q)).add_(mask);
+  const at::Tensor mask =
+      at::full({block.tokens, block.keys}, -std::numeric_limits<float>::infinity(),
+               q.options().dtype(at::kFloat))
+          .triu_(block.keys - block.tokens + 1)
+          .repeat({group, 1});
+  return at::matmul(q, k.narrow(1, 0, block.keys).transpose(1, 2))
+      .to(at::kFloat)
+      .mul_(Scale(q))
+      .add_(mask);
 }
 
 AttentionTrace AttendPlain(const AttentionInput& input) {
@@ -211,21 +224,22 @@ void AttendPlainBackward(const AttentionInput& input, const AttentionTrace& trac
   const int64_t tokens = input.q.size(0), kv_heads = input.k.size(0), heads = input.q.size(1);
   const int64_t prefix = input.k.size(1) - tokens;
   const at::Tensor keys = InTypeOf(input.q, input.k), values = InTypeOf(input.q, input.v);
-  const at::Tensor all_dout = dout.view({tokens, heads, -1}), out = trace.out.view(all_dout.sizes());
-  const at::Tensor all_dk = at::zeros({kv_heads, tokens, keys.size(2)}, keys.options().dtype(at::kFloat));
+  const at::Tensor all_dout = dout.view({tokens, heads, -1}),
+                   out = trace.out.view(all_dout.sizes());
+  const at::Tensor all_dk =
+      at::zeros({kv_heads, tokens, keys.size(2)}, keys.options().dtype(at::kFloat));
   const at::Tensor all_dv = at::zeros_like(all_dk);
   for (const Block& block : Blocks(tokens, keys.size(1))) {
     const at::Tensor q = GroupHeads(input.q, block, kv_heads);
     const at::Tensor block_dout = GroupHeads(all_dout, block, kv_heads);
-    const at::Tensor log_sum_exp = trace.log_sum_exp.narrow(1, block.begin, block.tokens)
-                                       .reshape({kv_heads, q.size(1), 1});
+    const at::Tensor log_sum_exp =
+        trace.log_sum_exp.narrow(1, block.begin, block.tokens).reshape({kv_heads, q.size(1), 1});
     const at::Tensor p = Scores(q, keys, block).sub_(log_sum_exp).exp_();
     const at::Tensor dv = at::matmul(p.transpose(1, 2).to(q.scalar_type()), block_dout);
     const at::Tensor dp =
         at::matmul(block_dout, values.narrow(1, 0, block.keys).transpose(1, 2)).to(at::kFloat);
-    const at::Tensor delta = block_dout.mul(GroupHeads(out, block, kv_heads))
-                                 .to(at::kFloat)
-                                 .sum(-1, /*keepdim=*/true);
+    const at::Tensor delta =
+        block_dout.mul(GroupHeads(out, block, kv_heads)).to(at::kFloat).sum(-1, /*keepdim=*/true);
     const at::Tensor ds = dp.sub_(delta).mul_(p).mul_(Scale(q)).to(q.scalar_type());
     gradient.dq.narrow(0, block.begin, block.tokens)
         .copy_(UngroupHeads(at::matmul(ds, keys.narrow(1, 0, block.keys)), block));

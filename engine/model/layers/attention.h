@@ -13,7 +13,8 @@ namespace mayfly {
 
 // Of one row.
 struct AttentionInput {
-  at::Tensor q;  // [tokens, heads, head_dim], the newest positions, matrix type, dense within a token
+  at::Tensor
+      q;  // [tokens, heads, head_dim], the newest positions, matrix type, dense within a token
   at::Tensor k;  // [kv_heads, keys, head_dim] with keys >= tokens, weights' type, each head dense
   at::Tensor v;
 };
@@ -22,7 +23,8 @@ struct AttentionInput {
 void CausalAttention(const Numerics& numerics, const std::vector<AttentionInput>& inputs,
                      const std::vector<at::Tensor>& outs);
 
-// The same for one row, keeping what the gradient needs: the result, and log_sum_exp [heads, tokens] fp32.
+// The same for one row, keeping what the gradient needs: the result, and log_sum_exp [heads,
+// tokens] fp32.
 struct AttentionTrace {
   at::Tensor out;
   at::Tensor log_sum_exp;

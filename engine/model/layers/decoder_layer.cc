@@ -21,7 +21,8 @@ at::Tensor SiluMul(const Numerics& numerics, const at::Tensor& gate_up) {
   return y;
 }
 
-at::Tensor SiluMulBackward(const Numerics& numerics, const at::Tensor& gate_up, const at::Tensor& ds) {
+at::Tensor SiluMulBackward(const Numerics& numerics, const at::Tensor& gate_up,
+                           const at::Tensor& ds) {
   const int64_t tokens = gate_up.size(0), width = gate_up.size(1) / 2;
   if (numerics.kernels == nullptr) {
     const at::Tensor gate = gate_up.narrow(1, 0, width), up = gate_up.narrow(1, width, width);
@@ -40,8 +41,8 @@ at::Tensor SiluMulBackward(const Numerics& numerics, const at::Tensor& gate_up, 
   return dgate_up;
 }
 
-DecoderLayer::DecoderLayer(const Numerics& numerics, const ModelConfig& config, const Rotary* rotary,
-                           DecoderLayerWeights weights)
+DecoderLayer::DecoderLayer(const Numerics& numerics, const ModelConfig& config,
+                           const Rotary* rotary, DecoderLayerWeights weights)
     : numerics_(numerics),
       heads_(config.heads),
       kv_heads_(config.kv_heads),
@@ -67,7 +68,8 @@ void DecoderLayer::StoreKeys(const Qkv& qkv, const LayerSegment& segment) const 
     for (int64_t token = 0; token < segment.tokens; ++token) {
       for (int64_t head = 0; head < kv_heads_; ++head) {
         numerics_.kernels->copy(
-            CpuArray(from, (segment.batch_begin + token) * from.stride(0) + head * head_dim_), head_dim_,
+            CpuArray(from, (segment.batch_begin + token) * from.stride(0) + head * head_dim_),
+            head_dim_,
             CpuArray(pool, head * pool.stride(0) + (segment.row_begin + token) * head_dim_));
       }
     }
@@ -83,13 +85,14 @@ at::Tensor DecoderLayer::AddResidual(const at::Tensor& x, const at::Tensor& y) c
   const float* const x_data = x.const_data_ptr<float>();
   float* const sum_data = sum.mutable_data_ptr<float>();
   at::parallel_for(0, x.size(0), kGrainTokens, [&](int64_t begin, int64_t end) {
-    numerics_.kernels->add(x_data + begin * width, CpuArray(y, begin * width), (end - begin) * width,
-                           sum_data + begin * width);
+    numerics_.kernels->add(x_data + begin * width, CpuArray(y, begin * width),
+                           (end - begin) * width, sum_data + begin * width);
   });
   return sum;
 }
 
-at::Tensor DecoderLayer::Mlp(const at::Tensor& x, const std::vector<AdapterSegment>& adapters) const {
+at::Tensor DecoderLayer::Mlp(const at::Tensor& x,
+                             const std::vector<AdapterSegment>& adapters) const {
   const at::Tensor gate_up = weights_.gate_up.Forward(weights_.mlp_norm.Forward(x), adapters, {});
   return AddResidual(x, weights_.down.Forward(SiluMul(numerics_, gate_up), adapters, {}));
 }
@@ -137,13 +140,14 @@ at::Tensor DecoderLayer::TrainForward(const at::Tensor& x, const TrainingContext
     const at::Tensor mine = own.transpose(0, 1).to(numerics_.weights);
     return prefix.defined() ? at::cat({prefix, mine}, 1) : mine.contiguous();
   };
-  trace->attention_input = {qkv.q, with_prefix(prefix_keys, qkv.k), with_prefix(prefix_values, qkv.v)};
+  trace->attention_input = {qkv.q, with_prefix(prefix_keys, qkv.k),
+                            with_prefix(prefix_values, qkv.v)};
   trace->attention = CausalAttentionForTraining(numerics_, trace->attention_input);
   trace->mlp_input = AddResidual(x, weights_.o.Forward(trace->attention.out, all, context.dropout));
-  trace->gate_up = weights_.gate_up.Forward(weights_.mlp_norm.Forward(trace->mlp_input), all,
-                                            context.dropout);
-  return AddResidual(trace->mlp_input, weights_.down.Forward(SiluMul(numerics_, trace->gate_up), all,
-                                                             context.dropout));
+  trace->gate_up =
+      weights_.gate_up.Forward(weights_.mlp_norm.Forward(trace->mlp_input), all, context.dropout);
+  return AddResidual(trace->mlp_input, weights_.down.Forward(SiluMul(numerics_, trace->gate_up),
+                                                             all, context.dropout));
 }
 
 at::Tensor DecoderLayer::Backward(const at::Tensor& dy, const TrainingContext& context,

@@ -1,8 +1,8 @@
 #pragma once
 
 // One layer of the Llama family: attention and a gated MLP, each behind an RMS norm and beside a
-// residual. Forward for serving, and forward and backward for training the adapter; the frozen weights
-// get no gradient. Const after construction; any thread.
+// residual. Forward for serving, and forward and backward for training the adapter; the frozen
+// weights get no gradient. Const after construction; any thread.
 
 #include <cstdint>
 #include <optional>
@@ -18,8 +18,8 @@
 
 namespace mayfly {
 
-// Where one segment of a batch lies: tokens [batch_begin, batch_begin + tokens) of the batch are positions
-// [row_begin, ...) of a row.
+// Where one segment of a batch lies: tokens [batch_begin, batch_begin + tokens) of the batch are
+// positions [row_begin, ...) of a row.
 struct LayerSegment {
   int64_t batch_begin = 0;
   int64_t tokens = 0;
@@ -38,13 +38,13 @@ struct TrainingContext {
 
 // What a layer remembers between its forward and its backward pass.
 struct LayerTrace {
-  at::Tensor input;       // [tokens, hidden]
-  at::Tensor q_raw;       // before the query norm; undefined without one
+  at::Tensor input;  // [tokens, hidden]
+  at::Tensor q_raw;  // before the query norm; undefined without one
   at::Tensor k_raw;
   AttentionInput attention_input;  // queries rotated, keys and values of prefix and tokens
   AttentionTrace attention;
-  at::Tensor mlp_input;   // [tokens, hidden], before its norm
-  at::Tensor gate_up;     // [tokens, 2 * intermediate]
+  at::Tensor mlp_input;  // [tokens, hidden], before its norm
+  at::Tensor gate_up;    // [tokens, 2 * intermediate]
 };
 
 struct DecoderLayerWeights {
@@ -63,7 +63,8 @@ class DecoderLayer {
   DecoderLayer(const Numerics& numerics, const ModelConfig& config, const Rotary* rotary,
                DecoderLayerWeights weights);
 
-  // x: [tokens, hidden], activations -> the same. `positions`: [tokens] int64, positions in the rows.
+  // x: [tokens, hidden], activations -> the same. `positions`: [tokens] int64, positions in the
+  // rows.
   at::Tensor Forward(const at::Tensor& x, const at::Tensor& positions,
                      const std::vector<LayerSegment>& segments,
                      const std::vector<AdapterSegment>& adapters) const;
@@ -73,8 +74,8 @@ class DecoderLayer {
                           const at::Tensor& prefix_keys, const at::Tensor& prefix_values,
                           LayerTrace* trace) const;
 
-  // dy: [tokens, hidden] -> the gradient with respect to the layer's input (undefined unless `need_dx`).
-  // The adapter's gradients are added to `gradients`.
+  // dy: [tokens, hidden] -> the gradient with respect to the layer's input (undefined unless
+  // `need_dx`). The adapter's gradients are added to `gradients`.
   at::Tensor Backward(const at::Tensor& dy, const TrainingContext& context, const LayerTrace& trace,
                       AdapterView& gradients, bool need_dx) const;
 
@@ -105,6 +106,7 @@ class DecoderLayer {
 // silu(gate) * up. gate_up: [tokens, 2 * width], the gate first, matrix type -> [tokens, width].
 at::Tensor SiluMul(const Numerics& numerics, const at::Tensor& gate_up);
 // ds: [tokens, width] -> the gradient with respect to gate_up.
-at::Tensor SiluMulBackward(const Numerics& numerics, const at::Tensor& gate_up, const at::Tensor& ds);
+at::Tensor SiluMulBackward(const Numerics& numerics, const at::Tensor& gate_up,
+                           const at::Tensor& ds);
 
 }  // namespace mayfly

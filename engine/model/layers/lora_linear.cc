@@ -13,8 +13,8 @@ at::Tensor LoraDropout::Apply(const at::Tensor& x, int32_t layer, Module module)
   if (!active()) return x;
   const uint64_t stream = static_cast<uint64_t>(layer) * kModules + static_cast<uint64_t>(module);
   at::Generator generator = at::detail::createCPUGenerator(seed_ ^ (stream * 0x9e3779b97f4a7c15));
-  const at::Tensor keep =
-      at::empty(x.sizes(), at::TensorOptions().dtype(at::kFloat)).bernoulli_(1 - probability_, generator);
+  const at::Tensor keep = at::empty(x.sizes(), at::TensorOptions().dtype(at::kFloat))
+                              .bernoulli_(1 - probability_, generator);
   return x.mul(keep.mul_(1 / (1 - probability_)).to(x.options()));
 }
 
@@ -42,12 +42,13 @@ at::Tensor LoraLinear::Forward(const at::Tensor& x, const std::vector<AdapterSeg
     }
   }
   const int64_t modules = static_cast<int64_t>(outputs_.size());
-  at::parallel_for(0, static_cast<int64_t>(few_rows.size()) * modules, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      AddAdapterFewRows(x, *few_rows[static_cast<size_t>(task / modules)],
-                        outputs_[static_cast<size_t>(task % modules)], y);
-    }
-  });
+  at::parallel_for(0, static_cast<int64_t>(few_rows.size()) * modules, 1,
+                   [&](int64_t begin, int64_t end) {
+                     for (int64_t task = begin; task < end; ++task) {
+                       AddAdapterFewRows(x, *few_rows[static_cast<size_t>(task / modules)],
+                                         outputs_[static_cast<size_t>(task % modules)], y);
+                     }
+                   });
   return y;
 }
 
@@ -72,8 +73,8 @@ void LoraLinear::AddAdapterFewRows(const at::Tensor& x, const AdapterSegment& se
   const int64_t rank = adapter.spec.rank, in = x.size(1), y_width = y.size(1);
   std::vector<float> a(static_cast<size_t>(segment.tokens * rank));
   numerics_.kernels->linear(CpuArray(x, segment.begin * in), segment.tokens, in,
-                            CpuArray(adapter.A(layer_, output.module)), nullptr, 0, rank, {a.data()},
-                            rank);
+                            CpuArray(adapter.A(layer_, output.module)), nullptr, 0, rank,
+                            {a.data()}, rank);
   const cpu::Array b = CpuArray(adapter.B(layer_, output.module));
   for (int64_t token = 0; token < segment.tokens; ++token) {
     numerics_.kernels->expand(a.data() + token * rank, rank, b, output.width,
@@ -82,9 +83,9 @@ void LoraLinear::AddAdapterFewRows(const at::Tensor& x, const AdapterSegment& se
   }
 }
 
-at::Tensor LoraLinear::Backward(const at::Tensor& x, const at::Tensor& dy, const AdapterView& adapter,
-                                const LoraDropout& dropout, AdapterView& gradients,
-                                bool need_dx) const {
+at::Tensor LoraLinear::Backward(const at::Tensor& x, const at::Tensor& dy,
+                                const AdapterView& adapter, const LoraDropout& dropout,
+                                AdapterView& gradients, bool need_dx) const {
   at::Tensor dx = need_dx ? base_.BackwardInput(dy) : at::Tensor();
   for (const Output& output : outputs_) {
     const Module module = output.module;
@@ -93,8 +94,8 @@ at::Tensor LoraLinear::Backward(const at::Tensor& x, const at::Tensor& dy, const
     const at::Tensor weight_a = adapter.A(layer_, module);
     const at::Tensor dy_module = dy.narrow(1, output.begin, output.width);
     const at::Tensor a = MatrixProduct(numerics_, input, weight_a.t());
-    const at::Tensor da =
-        MatrixProduct(numerics_, dy_module, adapter.B(layer_, module).t()).mul_(adapter.spec.scale());
+    const at::Tensor da = MatrixProduct(numerics_, dy_module, adapter.B(layer_, module).t())
+                              .mul_(adapter.spec.scale());
     gradients.A(layer_, module).add_(MatrixProduct(numerics_, da.t(), input));
     gradients.B(layer_, module)
         .add_(MatrixProduct(numerics_, a.t(), dy_module), adapter.spec.scale());

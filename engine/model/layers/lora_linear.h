@@ -48,8 +48,8 @@ struct AdapterSegment {
   const AdapterView* adapter = nullptr;
 };
 
-// Which inputs a training pass hides from A, a module at a time: PEFT's LoRA dropout. The same masks
-// come out whenever they are asked for.
+// Which inputs a training pass hides from A, a module at a time: PEFT's LoRA dropout. The same
+// masks come out whenever they are asked for.
 class LoraDropout {
  public:
   LoraDropout() = default;
@@ -75,8 +75,9 @@ class LoraLinear {
   at::Tensor Forward(const at::Tensor& x, const std::vector<AdapterSegment>& segments,
                      const LoraDropout& dropout) const;
 
-  // For a batch that is one segment: the gradient with respect to x, and the adapter's own, which are
-  // added to `gradients`. x: as in the forward pass; dy: [tokens, sum of outs]; both in the matrix type.
+  // For a batch that is one segment: the gradient with respect to x, and the adapter's own, which
+  // are added to `gradients`. x: as in the forward pass; dy: [tokens, sum of outs]; both in the
+  // matrix type.
   at::Tensor Backward(const at::Tensor& x, const at::Tensor& dy, const AdapterView& adapter,
                       const LoraDropout& dropout, AdapterView& gradients, bool need_dx) const;
 

@@ -41,8 +41,8 @@ void ScaleLlama3(const RopeConfig& config, Frequencies& inverse) {
       frequency /= config.factor;
       continue;
     }
-    const double keep = (periods - config.low_freq_factor) /
-                        (config.high_freq_factor - config.low_freq_factor);
+    const double keep =
+        (periods - config.low_freq_factor) / (config.high_freq_factor - config.low_freq_factor);
     frequency = (1 - keep) * frequency / config.factor + keep * frequency;
   }
 }
@@ -122,8 +122,8 @@ void Rotary::Apply(at::Tensor& x, const at::Tensor& positions, double direction)
     at::parallel_for(0, x.size(0), kGrainTokens, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t place = position[i] * half;
-        numerics_.kernels->rotate(CpuArray(x, i * x.stride(0)), x.size(1), x.size(2), cosines + place,
-                                  sines + place, static_cast<float>(direction));
+        numerics_.kernels->rotate(CpuArray(x, i * x.stride(0)), x.size(1), x.size(2),
+                                  cosines + place, sines + place, static_cast<float>(direction));
       }
     });
     return;

@@ -11,8 +11,8 @@ namespace mayfly {
 
 class Rotary {
  public:
-  // Tables for positions 0..positions-1. Dynamic scaling depends on the length of the sequence; here it
-  // is the full window, so that a key never has to be rotated again.
+  // Tables for positions 0..positions-1. Dynamic scaling depends on the length of the sequence;
+  // here it is the full window, so that a key never has to be rotated again.
   Rotary(const Numerics& numerics, const RopeConfig& config, int32_t head_dim, int32_t positions);
 
   // Rotates in place, head_dim split in halves. x: [tokens, heads, head_dim], dense within a token;

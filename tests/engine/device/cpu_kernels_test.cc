@@ -68,7 +68,9 @@ class Numbers {
 
 class CpuKernelsTest : public testing::TestWithParam<std::tuple<int, Type>> {
  protected:
-  CpuKernelsTest() : kernels_(*SupportedKernels().data[std::get<0>(GetParam())]), type_(std::get<1>(GetParam())) {}
+  CpuKernelsTest()
+      : kernels_(*SupportedKernels().data[std::get<0>(GetParam())]),
+        type_(std::get<1>(GetParam())) {}
 
   Numbers Random(size_t count, unsigned seed, double deviation = 1) const {
     return Numbers::Random(type_, count, seed, deviation);
@@ -81,7 +83,8 @@ class CpuKernelsTest : public testing::TestWithParam<std::tuple<int, Type>> {
     double scale = 0.1;  // inputs are of order one, and so are the terms that cancel
     for (const double x : want) scale = std::max(scale, std::abs(x));
     for (size_t i = 0; i < got.size(); ++i) {
-      ASSERT_NEAR(got[i], want[i], tolerance() * scale) << what << " at " << i << " of " << got.size();
+      ASSERT_NEAR(got[i], want[i], tolerance() * scale)
+          << what << " at " << i << " of " << got.size();
     }
   }
 
@@ -92,7 +95,8 @@ class CpuKernelsTest : public testing::TestWithParam<std::tuple<int, Type>> {
 TEST_P(CpuKernelsTest, LinearIsAMatrixProductWithBias) {
   for (const auto& [rows, in, out] : std::vector<std::tuple<int, int, int>>{
            {1, 576, 20}, {2, 64, 7}, {3, 33, 5}, {8, 576, 13}, {11, 70, 9}, {16, 1536, 6}}) {
-    Numbers x = Random(static_cast<size_t>(rows * in), 1), w = Random(static_cast<size_t>(out * in), 2);
+    Numbers x = Random(static_cast<size_t>(rows * in), 1),
+            w = Random(static_cast<size_t>(out * in), 2);
     std::vector<float> bias(static_cast<size_t>(out));
     for (size_t i = 0; i < bias.size(); ++i) bias[i] = static_cast<float>(i);
     Numbers y(type_, static_cast<size_t>(rows * out));
@@ -151,7 +155,8 @@ TEST_P(CpuKernelsTest, RmsNormAndItsGradientMatchTheDefinition) {
   Numbers dy = Random(kRows * kWidth, 3), y(type_, kRows * kWidth), dx(type_, kRows * kWidth);
   const auto* const weight = static_cast<const float*>(w.array().data);
   kernels_.rms_norm(x.array(), kStride, weight, kEps, kRows, kWidth, y.array(), kWidth);
-  kernels_.rms_norm_backward(x.array(), kStride, weight, kEps, kRows, kWidth, dy.array(), dx.array());
+  kernels_.rms_norm_backward(x.array(), kStride, weight, kEps, kRows, kWidth, dy.array(),
+                             dx.array());
   std::vector<double> want, want_dx;
   for (size_t row = 0; row < kRows; ++row) {
     std::vector<double> in(kWidth);
@@ -238,7 +243,8 @@ TEST_P(CpuKernelsTest, CrossEntropyMatchesTheDefinition) {
 
 TEST_P(CpuKernelsTest, WhatIsNotFiniteStaysSo) {
   constexpr size_t kCount = 40;
-  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     std::vector<float> values(kCount, 1.0f);
     values[3] = bad;
     EXPECT_FALSE(std::isfinite(kernels_.log_sum_exp(Numbers(type_, values).array(), kCount)));
@@ -249,7 +255,8 @@ TEST_P(CpuKernelsTest, WhatIsNotFiniteStaysSo) {
   }
 }
 
-// ---- Attention -----------------------------------------------------------------------------------
+// ---- Attention
+// -----------------------------------------------------------------------------------
 
 struct Case {
   size_t tokens, keys, heads, kv_heads, head_dim, prefix;
@@ -312,7 +319,8 @@ TEST_P(CpuKernelsTest, AttentionAndItsGradientMatchTheDefinition) {
                                          {65, 266, 4, 2, 32, 201},
                                          {130, 330, 2, 2, 6, 200},
                                          {40, 61, 3, 3, 80, 21}}) {
-    const std::string what = "tokens " + std::to_string(c.tokens) + " keys " + std::to_string(c.keys);
+    const std::string what =
+        "tokens " + std::to_string(c.tokens) + " keys " + std::to_string(c.keys);
     const size_t width = c.heads * c.head_dim, stride = width + 2, kv_size = c.keys * c.head_dim;
     const size_t own = c.keys - c.prefix, padded = (c.head_dim + 63) / 64 * 64;
     AttentionInputs in;
@@ -327,7 +335,8 @@ TEST_P(CpuKernelsTest, AttentionAndItsGradientMatchTheDefinition) {
     // Queries lie further apart than they are wide.
     std::vector<float> spread(c.tokens * stride, 9.0f);
     for (size_t t = 0; t < c.tokens; ++t) {
-      for (size_t i = 0; i < width; ++i) spread[t * stride + i] = static_cast<float>(q[t * width + i]);
+      for (size_t i = 0; i < width; ++i)
+        spread[t * stride + i] = static_cast<float>(q[t * width + i]);
     }
     Numbers q_spread(type_, spread);
     in.q = q_spread.array();
@@ -366,9 +375,10 @@ TEST_P(CpuKernelsTest, AttentionAndItsGradientMatchTheDefinition) {
     for (size_t head = 0; head < c.heads; ++head) {
       const size_t place = head / (c.heads / c.kv_heads) * own * padded;
       for (int64_t block = 0; block < in.shape.query_blocks(); ++block) {
-        kernels_.attention_backward(in, static_cast<int64_t>(head), block, scratch.data(),
-                                    {out.array(), dout.array(), lse_data, dq.array(),
-                                     static_cast<int64_t>(width), dk.data() + place, dv.data() + place});
+        kernels_.attention_backward(
+            in, static_cast<int64_t>(head), block, scratch.data(),
+            {out.array(), dout.array(), lse_data, dq.array(), static_cast<int64_t>(width),
+             dk.data() + place, dv.data() + place});
       }
     }
     const auto unpadded = [&](const std::vector<float>& x) {
@@ -385,13 +395,14 @@ TEST_P(CpuKernelsTest, AttentionAndItsGradientMatchTheDefinition) {
 }
 
 TEST_P(CpuKernelsTest, OneQueryAttendsAsTheDefinitionSays) {
-  for (const Case& c : std::vector<Case>{{1, 1, 2, 1, 8, 0}, {1, 77, 3, 1, 64, 0}, {1, 300, 2, 1, 20, 0}}) {
+  for (const Case& c :
+       std::vector<Case>{{1, 1, 2, 1, 8, 0}, {1, 77, 3, 1, 64, 0}, {1, 300, 2, 1, 20, 0}}) {
     Numbers q = Random(c.heads * c.head_dim, 1), k = Random(c.keys * c.head_dim, 2);
     Numbers v = Random(c.keys * c.head_dim, 3), out(type_, c.heads * c.head_dim);
     std::vector<float> scores(c.heads * c.keys);
     kernels_.attend(q.array(), static_cast<int64_t>(c.heads), k.array(), v.array(),
-                    static_cast<int64_t>(c.keys), static_cast<int64_t>(c.head_dim), 0.3f, scores.data(),
-                    out.array());
+                    static_cast<int64_t>(c.keys), static_cast<int64_t>(c.head_dim), 0.3f,
+                    scores.data(), out.array());
     ExpectNear(out.values(), Reference(c, 0.3, q, k, v, nullptr, nullptr).out, "one query");
   }
 }
