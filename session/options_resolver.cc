@@ -81,8 +81,7 @@ AdaptationOptions OffOptions(int32_t window_tokens) {
   return options;
 }
 
-// ---- Wishes with every field set, from options and back
-// ------------------------------------------
+// ---- Wishes with every field set, from options and back ---------------------------------------
 
 Wishes ToWishes(const AdaptationOptions& options) {
   Wishes wishes;

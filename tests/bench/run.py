@@ -105,7 +105,7 @@ def regressed(ratio, previous):
 
 def table(summary, previous):
     lines = [
-        "| work | Mayfly | transformers + PEFT | times the peer | first mark | peak memory |",
+        "| work | Mayfly | transformers + PEFT | times the peer | target | peak memory |",
         "|---|---|---|---|---|---|",
     ]
     for measurement in MEASUREMENTS:

@@ -44,6 +44,11 @@ from mayfly.v1 import options_pb2  # noqa: E402
 from mayfly.v1 import session_pb2 as pb  # noqa: E402
 
 
+def stubs_folder():
+    """Where other processes find the compiled contract."""
+    return _stubs.name
+
+
 def eventually(condition, what):
     """Waits until `condition` holds; returns its value."""
     deadline = time.monotonic() + PATIENCE_SECONDS

@@ -125,8 +125,7 @@ inline uint32_t* PanelWord(uint32_t* panels, int64_t words, int64_t row, int64_t
   return panels + (column / kPanel * words + row / kPerWord<T>)*kPanel + column % kPanel;
 }
 
-// ---- Forward
-// -------------------------------------------------------------------------------------
+// ---- Forward ----------------------------------------------------------------------------------
 
 // Scales and masks one column vector of scores, raises the running maximum, and turns the scores
 // into probabilities in `p`. Returns what the sums so far must be multiplied by.
@@ -234,8 +233,7 @@ void TransposeKernel(const AttentionShape& shape, ConstArray x, Array out) {
   }
 }
 
-// ---- Gradient
-// ------------------------------------------------------------------------------------
+// ---- Gradient ---------------------------------------------------------------------------------
 
 // Rows [0, count) of a [kColumns, head_dim] block as a product's right-hand side, kPerWord rows a
 // word.
@@ -360,8 +358,7 @@ int64_t AttentionScratch(int64_t head_dim) {
   return kColumns * (3 * head_dim + 2 * PaddedDim(head_dim) + 5 * kKeyBlock + 2);
 }
 
-// ---- One query
-// -----------------------------------------------------------------------------------
+// ---- One query --------------------------------------------------------------------------------
 
 template <typename Q, typename K>
 void AttendOf(const Q* q, int64_t group, const K* k, const K* v, int64_t keys, int64_t head_dim,

@@ -8,8 +8,7 @@
 namespace mayfly::cpu {
 namespace {
 
-// ---- A few rows against a weight matrix that is read once
-// ------------------------------------------
+// ---- A few rows against a weight matrix that is read once -------------------------------------
 
 // One step along k: kLanes floats, or twice as many bfloat16 numbers where both sides are.
 template <typename X, typename W>
@@ -137,8 +136,7 @@ void ExpandKernel(const float* a, int64_t rank, ConstArray b, int64_t width, flo
   }
 }
 
-// ---- Blocks
-// --------------------------------------------------------------------------------------
+// ---- Blocks -----------------------------------------------------------------------------------
 //
 // C (+)= A B with the elements of a word side by side along the inner dimension: A is [m, words]
 // row-major, B comes in panels of kPanel columns, [words, kPanel] each. C: [m, columns] fp32.

@@ -13,8 +13,7 @@ namespace {
 
 float Scale(const at::Tensor& q) { return 1.0f / std::sqrt(static_cast<float>(q.size(-1))); }
 
-// ---- With the CPU kernels
-// --------------------------------------------------------------------------
+// ---- With the CPU kernels ---------------------------------------------------------------------
 
 // Keys or values in the type of the queries.
 at::Tensor InTypeOf(const at::Tensor& q, const at::Tensor& x) {
@@ -143,8 +142,7 @@ void AttendBlocksBackward(const cpu::Kernels& kernels, const AttentionInput& inp
   gradient.dv.copy_(total(dv));
 }
 
-// ---- With plain ATen
-// -------------------------------------------------------------------------------
+// ---- With plain ATen --------------------------------------------------------------------------
 //
 // The query heads that share a key head are laid along the query axis, so that keys and values are
 // never repeated and their gradients come out summed. Queries are taken in blocks, so that a block

@@ -255,8 +255,7 @@ TEST_P(CpuKernelsTest, WhatIsNotFiniteStaysSo) {
   }
 }
 
-// ---- Attention
-// -----------------------------------------------------------------------------------
+// ---- Attention --------------------------------------------------------------------------------
 
 struct Case {
   size_t tokens, keys, heads, kv_heads, head_dim, prefix;
