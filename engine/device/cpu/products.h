@@ -15,23 +15,37 @@ template <typename X, typename W>
 constexpr int64_t kStep = sizeof(X) == 2 && sizeof(W) == 2 ? 2 * kLanes : kLanes;
 
 template <typename X, typename W>
-inline Floats Step(Floats sum, const X* x, const W* w) {
+inline auto LoadStep(const X* x) {
   if constexpr (kStep<X, W> == kLanes) {
-    return sum + Load(x) * Load(w);
+    return Load(x);
   } else {
-    return MultiplyAdd<BFloat16>(sum, LoadAs<Words>(x), LoadAs<Words>(w));
+    return LoadAs<Words>(x);
   }
+}
+
+inline Floats Step(Floats sum, Floats x, Floats w) { return sum + x * w; }
+inline Floats Step(Floats sum, Words x, Words w) { return MultiplyAdd<BFloat16>(sum, x, w); }
+
+// The products from `begin` on, which fill no step.
+template <typename X, typename W>
+inline float AddRest(float sum, const X* x, const W* w, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) sum += Value(x[i]) * Value(w[i]);
+  return sum;
 }
 
 template <typename X, typename W>
 inline float Dot(const X* x, const W* w, int64_t count) {
   Floats sum = {};
   int64_t i = 0;
-  for (; i + kStep<X, W> <= count; i += kStep<X, W>) sum = Step(sum, x + i, w + i);
-  float total = Sum(sum);
-  for (; i < count; ++i) total += Value(x[i]) * Value(w[i]);
-  return total;
+  for (; i + kStep<X, W> <= count; i += kStep<X, W>) {
+    sum = Step(sum, LoadStep<X, W>(x + i), LoadStep<W, X>(w + i));
+  }
+  return AddRest(Sum(sum), x, w, i, count);
 }
+
+// How far ahead of its use a weight is asked for. The hardware's prefetcher stops at the end of a
+// page, which a row of weights crosses or nearly fills.
+constexpr int64_t kPrefetchBytes = 4096;
 
 // kOut rows of w against kRows rows of x. Each element's sum runs over k in the same order whatever
 // kOut and kRows are.
@@ -40,15 +54,21 @@ inline void Tile(const X* x, int64_t in, const W* w, const float* bias, Y* y, in
   Floats sum[kOut][kRows] = {};
   int64_t k = 0;
   for (; k + kStep<X, W> <= in; k += kStep<X, W>) {
+    decltype(LoadStep<X, W>(x)) inputs[kRows];
+    for (int m = 0; m < kRows; ++m) inputs[m] = LoadStep<X, W>(x + m * in + k);
     for (int n = 0; n < kOut; ++n) {
-      for (int m = 0; m < kRows; ++m) sum[n][m] = Step(sum[n][m], x + m * in + k, w + n * in + k);
+      const W* const step = w + n * in + k;
+      __builtin_prefetch(reinterpret_cast<const char*>(step) + kPrefetchBytes);
+      const auto weights = LoadStep<W, X>(step);
+      for (int m = 0; m < kRows; ++m) sum[n][m] = Step(sum[n][m], inputs[m], weights);
     }
   }
+  // Unrolled, so that the sums stay in registers.
+#pragma GCC unroll 8
   for (int n = 0; n < kOut; ++n) {
+#pragma GCC unroll 8
     for (int m = 0; m < kRows; ++m) {
-      float total = Sum(sum[n][m]);
-      for (int64_t rest = k; rest < in; ++rest)
-        total += Value(w[n * in + rest]) * Value(x[m * in + rest]);
+      const float total = AddRest(Sum(sum[n][m]), x + m * in, w + n * in, k, in);
       Assign(y + m * y_stride + n, total + (bias != nullptr ? bias[n] : 0.0f));
     }
   }
@@ -67,9 +87,9 @@ inline void TileRows(const X* x, int64_t rows, int64_t in, const W* w, const flo
 template <typename X, typename W, typename Y>
 void LinearOf(const X* x, int64_t rows, int64_t in, const W* w, const float* bias, int64_t begin,
               int64_t end, Y* y, int64_t y_stride) {
-  constexpr int kOut =
-      kLanes == 16 ? 3 : 1;  // with 8 rows, as many sums as there are registers for
-  constexpr int kOutOne = 6;
+  // With 8 rows their inputs, the sums and a weight fill the registers.
+  constexpr int kOut = kLanes == 16 ? 2 : 1;
+  constexpr int kOutOne = 4;
   int64_t n = begin;
   const auto bias_at = [&] { return bias != nullptr ? bias + n : nullptr; };
   if (rows == 1) {

@@ -90,14 +90,23 @@ inline Floats MultiplyAdd(Floats sum, Words a, Words b) {
   }
 }
 
-inline float Sum(Floats v) {
-  float lanes[kLanes];
-  std::memcpy(lanes, &v, sizeof(v));
-  for (int64_t half = kLanes / 2; half > 0; half /= 2) {
-    for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  }
-  return lanes[0];
+// The sum of the lanes. Halves are added until four are left: lane i to lane i + half.
+using Floats4 = float __attribute__((vector_size(16)));
+using Floats8 = float __attribute__((vector_size(32)));
+using Floats16 = float __attribute__((vector_size(64)));
+
+template <typename Half, typename V>
+inline Half AddHalves(V v) {
+  struct Halves {
+    Half first, second;
+  };
+  const Halves halves = Bits<Halves>(v);
+  return halves.first + halves.second;
 }
+
+inline float Sum(Floats4 v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+inline float Sum(Floats8 v) { return Sum(AddHalves<Floats4>(v)); }
+inline float Sum(Floats16 v) { return Sum(AddHalves<Floats8>(v)); }
 
 inline Floats Max(Floats a, Floats b) { return a > b ? a : b; }
 
