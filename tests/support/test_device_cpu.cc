@@ -1,0 +1,8 @@
+#include "tests/support/test_device.h"
+
+namespace mayfly {
+
+at::Device TestDevice() { return at::kCPU; }
+absl::string_view MissingTestDevice() { return ""; }
+
+}  // namespace mayfly
