@@ -31,6 +31,9 @@ class Engine {
   virtual int32_t free_rows() const = 0;
   // False once a device fault has outlived the call that met it.
   virtual bool healthy() const = 0;
+  // Tokens come more slowly than some generating row wants (RowOptions), so nobody should begin to
+  // learn: a chunk that is complete waits, grows, and is given up in the end.
+  virtual bool defers_learning() const = 0;
 
   // Takes a free row and gives it a fresh adapter: RowOpened, or RowRefused (RESOURCE_EXHAUSTED: no
   // row). UNAVAILABLE when the engine does not take work.

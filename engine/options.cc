@@ -31,7 +31,10 @@ absl::Status EngineOptions::Validate() const {
   for (const absl::Status& status :
        {AtLeast("threads", threads, 0), AtLeast("slots", slots, 0),
         AtLeast("window_tokens", window_tokens, 2), AtLeast("max_rank", max_rank, 1),
-        AtLeast("step_tokens", step_tokens, 1)}) {
+        AtLeast("step_tokens", step_tokens, 1), AtLeast("update_threads", update_threads, 0),
+        AtLeast("update_tokens", update_tokens, 1),
+        AtLeast("max_update_tokens", max_update_tokens, update_tokens),
+        AtLeast("update_group", update_group, 1)}) {
     if (!status.ok()) return status;
   }
   if (slots == 0 && memory_budget_bytes == 0) {

@@ -27,6 +27,7 @@ struct AdapterSpec {
   TargetModules target_modules = TargetModules::kAll;
   // Layers below this one carry no adapter.
   int32_t first_layer = 0;
+  AdapterInit init = AdapterInit::kDefault;
   uint64_t seed = 0;
 
   bool enabled() const { return rank > 0; }
@@ -64,7 +65,8 @@ struct AdaptationOptions {
   bool receipt = false;
   bool gate = true;
   double gate_threshold = 0.05;
-  AdapterInit init = AdapterInit::kDefault;
+  // While tokens come more slowly than this, learning waits; 0: it never does.
+  double target_inter_token_ms = 0;
 
   bool enabled() const { return adapter.enabled(); }
 };
@@ -106,6 +108,18 @@ struct EngineOptions {
   int32_t max_rank = 64;
   // Tokens of prefill that one step may hold, so that a long append does not stall the others.
   int32_t step_tokens = 512;
+  // Threads of an update while rows are stepped beside it (CPU only); 0: half of `threads`. With
+  // the other side idle each has all of them.
+  int32_t update_threads = 0;
+  // Tokens of one training pass: chunks that are due together train together while they fit. A
+  // larger chunk trains alone; no session may ask for more than max_update_tokens.
+  int32_t update_tokens = 1024;
+  int32_t max_update_tokens = 4096;
+  // Sessions that one training pass may hold.
+  int32_t update_group = 4;
+  // Shapes of products and orders of sums depend on the session alone, so that the same commands
+  // give the same bits whatever runs beside it (cascaded mode, CPU).
+  bool deterministic = false;
 
   // InvalidArgument naming the option, its value and its limit.
   absl::Status Validate() const;

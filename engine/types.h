@@ -64,12 +64,22 @@ struct EngineInfo {
 //
 // A row holds a window: the newest tokens of its stream, whose first is `window_start` in the
 // stream. Stream positions count from 0 and never restart. A row runs one piece of work at a time,
-// in the order of submission.
+// in the order of submission, with two exceptions:
+//   - work that adds no tokens (RefreshWork and all below it) runs beside a generation that has
+//     begun; the generation stands still while keys, values or base scores are computed;
+//   - an UpdateWork with `parallel` runs beside all other work of its row. Work that would disturb
+//     it (RefreshWork, CheckpointWork, RollBackWork, ResetWork, another UpdateWork) waits for it.
+// Each piece of work sees one adapter version, but for a generation, which takes up a new version
+// between two tokens.
 
 struct RowOptions {
   AdapterSpec adapter;
   // At most EngineInfo::window_tokens.
   int32_t window_tokens = 0;
+  // Who is served: work is shared out evenly among tenants, then among a tenant's rows.
+  std::string tenant;
+  // While this row's tokens come more slowly, learning waits (Engine::defers_learning); 0: never.
+  double target_inter_token_seconds = 0;
 };
 
 // Appends tokens to the row. They must fit in its window.
@@ -95,10 +105,10 @@ struct GenerateWork {
   uint64_t horizon = 0;
 };
 
-// Drops all but the newest `keep_tokens` of the window and computes their keys and values again
-// under the row's adapter. The row then starts from there.
+// Drops what lies before stream position `begin` and computes keys and values of the rest again
+// under the row's adapter. The row's window then starts there.
 struct RefreshWork {
-  int32_t keep_tokens = 0;
+  uint64_t begin = 0;
 };
 
 // Log-probabilities of the stream tokens [begin, end) under the frozen base model on the row's
@@ -108,8 +118,11 @@ struct ScoreBaseWork {
   uint64_t end = 0;
 };
 
-// Learns from stream tokens [begin, begin + tokens.size()), the newest of the row.
+// Learns from stream tokens [begin, begin + tokens.size()), which lie in the row's window: its
+// newest ones, unless `parallel`.
 struct UpdateWork {
+  // The row goes on meanwhile; the new version takes effect between two of its steps.
+  bool parallel = false;
   uint64_t chunk_index = 0;
   uint64_t begin = 0;
   std::vector<TokenId> tokens;
@@ -175,6 +188,8 @@ struct Scored {
   bool done = false;
   // Tokens of the work finished so far, all parts together.
   int32_t tokens_done = 0;
+  // The adapter version that computed `logprobs` and the tokens' keys and values.
+  uint64_t adapter_version = 0;
   // Log-probabilities of the tokens of this part, in order, nats; NaN for the first token of a
   // stream. Empty unless asked for.
   std::vector<float> logprobs;

@@ -358,7 +358,7 @@ v1::AdaptationOptions ToProto(const AdaptationOptions& from) {
   to.set_receipt(from.receipt);
   to.set_gate(from.gate);
   to.set_gate_threshold(from.gate_threshold);
-  to.set_init(WriteEnum(from.init, kInits));
+  to.set_init(WriteEnum(from.adapter.init, kInits));
   to.set_seed(from.adapter.seed);
   return to;
 }

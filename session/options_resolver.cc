@@ -111,7 +111,7 @@ Wishes ToWishes(const AdaptationOptions& options) {
   wishes.receipt = options.receipt;
   wishes.gate = options.gate;
   wishes.gate_threshold = options.gate_threshold;
-  wishes.init = options.init;
+  wishes.init = options.adapter.init;
   wishes.seed = options.adapter.seed;
   return wishes;
 }
@@ -146,7 +146,7 @@ AdaptationOptions ToOptions(const Wishes& wishes) {
   options.receipt = *wishes.receipt;
   options.gate = *wishes.gate;
   options.gate_threshold = *wishes.gate_threshold;
-  options.init = *wishes.init;
+  options.adapter.init = *wishes.init;
   return options;
 }
 

@@ -48,8 +48,7 @@ std::optional<RefreshWork> RowPlanner::NextRefresh() const {
   const int32_t held = window_position();
   if (held == 0 || (!refresh_due_ && held < window_tokens_)) return std::nullopt;
   const uint64_t in_progress = position_ - chunk_.begin;
-  return RefreshWork{
-      static_cast<int32_t>(std::min<uint64_t>(held, options_.context_tokens + in_progress))};
+  return RefreshWork{position_ - std::min<uint64_t>(held, options_.context_tokens + in_progress)};
 }
 
 std::optional<UpdateEvent> RowPlanner::TakeReceipt() { return std::exchange(receipt_, {}); }
@@ -91,7 +90,7 @@ void RowPlanner::OnUpdateDone(const UpdateDone& done) {
 }
 
 void RowPlanner::OnRefreshDone() {
-  window_start_ = position_ - NextRefresh()->keep_tokens;
+  window_start_ = NextRefresh()->begin;
   refresh_due_ = false;
   updates_since_refresh_ = 0;
 }

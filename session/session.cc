@@ -180,7 +180,11 @@ void Session::Open(uint64_t request_id, const SessionCommand& command) {
   }
   state_ = State::kOpening;
   open_request_id_ = request_id;
-  const RowOptions options{planner_->options().adapter, window_tokens_};
+  const RowOptions options{
+      .adapter = planner_->options().adapter,
+      .window_tokens = window_tokens_,
+      .tenant = client_.tenant,
+      .target_inter_token_seconds = planner_->options().target_inter_token_ms / 1000};
   calls_.Add([self = shared_from_this(), options] { self->OpenRow(options); });
 }
 

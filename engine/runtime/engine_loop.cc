@@ -273,7 +273,7 @@ void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, GenerateWor
 }
 
 void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, RefreshWork& work) {
-  sequence.window.Restart(work.keep_tokens);
+  sequence.window.Restart(work.begin);
   const int64_t size = sequence.window.size();
   sequence.feed =
       Feed{.id = queued.id, .kind = Feed::Kind::kRefresh, .score_from = size, .score_to = size};
@@ -491,7 +491,8 @@ void EngineLoop::FinishFeedIfDone(Sequence& sequence) {
   if (done.kind == Feed::Kind::kPrefill) {
     metrics_->prompt_tokens.Increment(static_cast<uint64_t>(done.tokens));
   }
-  Emit(sequence, done.id, Scored{true, done.tokens, done.logprobs, done.base_logprobs});
+  Emit(sequence, done.id,
+       Scored{true, done.tokens, sequence.version, done.logprobs, done.base_logprobs});
 }
 
 void EngineLoop::AbortFeed(Sequence& sequence, const absl::Status& status) {

@@ -55,6 +55,7 @@ class EngineLoop final : public Engine {
   const EngineInfo& info() const override { return parts_.info; }
   int32_t free_rows() const override { return free_rows_.load(std::memory_order_relaxed); }
   bool healthy() const override { return healthy_.load(std::memory_order_relaxed); }
+  bool defers_learning() const override { return defers_learning_.load(std::memory_order_relaxed); }
   absl::Status Open(const RowOptions& options, std::shared_ptr<TokenSink> sink) override;
   void Submit(RowHandle row, WorkId id, RowWork work) override;
   void Tokenize(TextInput text, WorkId id, std::shared_ptr<TokenSink> sink) override;
@@ -154,6 +155,7 @@ class EngineLoop final : public Engine {
 
   std::atomic<int32_t> free_rows_;
   std::atomic<bool> healthy_{true};
+  std::atomic<bool> defers_learning_{false};
 
   // Owned by the loop thread.
   Scheduler scheduler_;

@@ -4,10 +4,10 @@
 
 namespace mayfly {
 
-void Window::Restart(int64_t keep) {
-  const int64_t drop = std::max<int64_t>(0, size() - keep);
-  tokens.erase(tokens.begin(), tokens.begin() + drop);
-  start += static_cast<uint64_t>(drop);
+void Window::Restart(uint64_t begin) {
+  const uint64_t drop = std::clamp(begin, start, end()) - start;
+  tokens.erase(tokens.begin(), tokens.begin() + static_cast<ptrdiff_t>(drop));
+  start += drop;
   kv_length = 0;
 }
 

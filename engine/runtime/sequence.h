@@ -38,8 +38,8 @@ struct Window {
   // Tokens to feed until the next token can be predicted from all but the newest.
   int64_t to_feed() const { return size() - 1 - kv_length; }
 
-  // Drops all but the newest `keep` tokens; none has keys any more.
-  void Restart(int64_t keep);
+  // Drops what lies before stream position `begin`; no token has keys any more.
+  void Restart(uint64_t begin);
   // Drops the tokens from stream position `new_end` on.
   void Truncate(uint64_t new_end);
 };

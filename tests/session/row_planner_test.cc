@@ -56,7 +56,7 @@ TEST(RowPlannerTest, ACompleteChunkIsKeptThenLearnedThenTheWindowIsDue) {
   EXPECT_FALSE(planner.TakeReceipt()) << "only once";
   EXPECT_FALSE(planner.learning());
   ASSERT_TRUE(planner.NextRefresh());
-  EXPECT_EQ(planner.NextRefresh()->keep_tokens, 3);
+  EXPECT_EQ(planner.NextRefresh()->begin, 1u);
   planner.OnRefreshDone();
   EXPECT_FALSE(planner.NextRefresh());
   EXPECT_EQ(planner.window_position(), 3);
@@ -128,7 +128,7 @@ TEST(RowPlannerTest, WithoutAnAdapterAFullWindowKeepsItsContext) {
   RowPlanner planner(off, 7);
   Add(planner, 7);
   EXPECT_FALSE(planner.NextLearning());
-  EXPECT_EQ(planner.NextRefresh()->keep_tokens, 3);
+  EXPECT_EQ(planner.NextRefresh()->begin, 4u);
 }
 
 TEST(RowPlannerTest, AChunkNotBegunGoesOnBeingCollectedWhenItsUpdateIsCancelled) {

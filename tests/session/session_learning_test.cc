@@ -211,7 +211,9 @@ TEST_F(SessionLearningTest, PolicyRefreshComputesTheContextAgainAfterEveryUpdate
   Run(client);
   const auto refreshes = engine_.SubmittedOf<RefreshWork>();
   ASSERT_THAT(refreshes, SizeIs(3));
-  for (const RefreshWork& refresh : refreshes) EXPECT_EQ(refresh.keep_tokens, kContext);
+  for (size_t i = 0; i < refreshes.size(); ++i) {
+    EXPECT_EQ(refreshes[i].begin, (i + 1) * kChunk - kContext);
+  }
   EXPECT_EQ(engine_.window_fill(0), kContext + 1);
 }
 
@@ -236,7 +238,7 @@ TEST_F(SessionLearningTest, PolicyKeepComputesItAgainOnlyWhenTheWindowIsFull) {
   Run(client);
   const auto refreshes = engine_.SubmittedOf<RefreshWork>();
   ASSERT_THAT(refreshes, SizeIs(1));
-  EXPECT_EQ(refreshes[0].keep_tokens, kContext + 4) << "the context and the chunk in progress";
+  EXPECT_EQ(refreshes[0].begin, 20u - kContext - 4) << "the context and the chunk in progress";
   EXPECT_EQ(engine_.window_fill(0), kContext + 4 + 1);
 }
 

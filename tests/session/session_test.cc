@@ -540,7 +540,9 @@ TEST_F(SessionTest, AFullWindowKeepsItsNewestContextAndGoesOn) {
   EXPECT_THAT(engine_.stream(0), SizeIs(200));
   const auto refreshes = engine_.SubmittedOf<RefreshWork>();
   ASSERT_FALSE(refreshes.empty());
-  for (const RefreshWork& refresh : refreshes) EXPECT_EQ(refresh.keep_tokens, 10);
+  for (size_t i = 0; i < refreshes.size(); ++i) {
+    EXPECT_EQ(refreshes[i].begin, 32 - 10 + i * (32 - 10)) << "the newest 10 of a full window";
+  }
 }
 
 TEST_F(SessionTest, AFailedRefreshFailsTheCommandThatNeededItAndIsTriedAgainByTheNext) {

@@ -397,9 +397,8 @@ bool FakeEngine::Run(Row* row, Work* work, const GenerateWork& generate) {
 }
 
 bool FakeEngine::Run(Row* row, Work* work, const RefreshWork& refresh) {
-  const uint64_t fill = row->stream.size() - row->window_start;
-  MAYFLY_CHECK(refresh.keep_tokens > 0 && static_cast<uint64_t>(refresh.keep_tokens) <= fill);
-  row->window_start = row->stream.size() - refresh.keep_tokens;
+  MAYFLY_CHECK(refresh.begin >= row->window_start && refresh.begin < row->stream.size());
+  row->window_start = refresh.begin;
   Emit(row->sink, work->id, RefreshDone{});
   return true;
 }

@@ -62,6 +62,7 @@ class FakeEngine final : public Engine {
   const EngineInfo& info() const override { return info_; }
   int32_t free_rows() const override;
   bool healthy() const override;
+  bool defers_learning() const override { return false; }
   absl::Status Open(const RowOptions& options, std::shared_ptr<TokenSink> sink) override;
   void Submit(RowHandle row, WorkId id, RowWork work) override;
   void Tokenize(TextInput text, WorkId id, std::shared_ptr<TokenSink> sink) override;
