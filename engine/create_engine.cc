@@ -13,6 +13,7 @@
 #include "engine/base/status_macros.h"
 #include "engine/device/torch_guard.h"
 #include "engine/model/supported_models.h"
+#include "engine/pool/memory_plan.h"
 #include "engine/runtime/engine_loop.h"
 
 namespace mayfly {
@@ -32,18 +33,6 @@ absl::StatusOr<at::Device> OpenDevice(const std::string& name) {
     at::zeros({1}, at::TensorOptions(*device)).item<float>();
   }));
   return *device;
-}
-
-absl::StatusOr<int32_t> CountRows(const EngineOptions& options, uint64_t row_bytes) {
-  if (options.memory_budget_bytes == 0) return options.slots;
-  const uint64_t fitting = options.memory_budget_bytes / row_bytes;
-  if (options.slots == 0 && fitting > 0)
-    return static_cast<int32_t>(std::min<uint64_t>(fitting, 4096));
-  const uint64_t wanted = static_cast<uint64_t>(std::max(options.slots, 1));
-  if (fitting >= wanted) return options.slots;
-  return absl::ResourceExhaustedError(absl::StrCat(
-      "memory_budget is ", options.memory_budget_bytes, " bytes, ", wanted, " rows of ", row_bytes,
-      " bytes need ", wanted * row_bytes - options.memory_budget_bytes, " more"));
 }
 
 std::string ModelName(const std::string& dir) {
@@ -66,6 +55,30 @@ absl::Status LoadText(const std::string& dir, int32_t vocabulary, EngineParts* p
                      " tokens, the model's vocabulary has ", vocabulary));
   }
   MAYFLY_ASSIGN_OR_RETURN(parts->chat_template, LoadChatTemplate(dir));
+  return absl::OkStatus();
+}
+
+void SetShares(const EngineOptions& options, EngineParts* parts) {
+  const int32_t cores = static_cast<int32_t>(std::max(1u, std::thread::hardware_concurrency()));
+  parts->threads = {.threads = options.threads > 0 ? options.threads : cores,
+                    .update_threads = options.update_threads,
+                    .fixed = options.deterministic};
+  parts->scheduler = {.step_tokens = options.step_tokens,
+                      .whole_pieces = options.deterministic,
+                      .update_tokens = options.update_tokens,
+                      .update_group = options.deterministic ? 1 : options.update_group};
+}
+
+absl::Status PlanRows(const ModelConfig& config, const EngineOptions& options,
+                      uint64_t process_bytes, EngineParts* parts) {
+  EngineInfo& info = parts->info;
+  const Numerics& numerics = parts->numerics;
+  info.row_bytes = parts->layout->row_bytes();
+  info.memory = PlanMemory(config, *parts->layout, options,
+                           static_cast<int>(at::elementSize(numerics.matrix)), process_bytes,
+                           parts->model->parameters() * at::elementSize(numerics.weights));
+  MAYFLY_ASSIGN_OR_RETURN(info.rows, CountRows(options, info.memory, info.row_bytes.total()));
+  info.memory.rows = static_cast<uint64_t>(info.rows) * info.row_bytes.total();
   return absl::OkStatus();
 }
 
@@ -93,6 +106,8 @@ EngineInfo MakeInfo(const EngineOptions& options, const ModelConfig& config, con
   info.dtype = options.dtype == DType::kBFloat16 ? "bf16" : "fp32";
   info.window_tokens = options.window_tokens;
   info.max_rank = options.max_rank;
+  info.max_update_tokens = options.max_update_tokens;
+  info.deterministic = options.deterministic;
   info.eos_token_ids = config.eos_token_ids;
   return info;
 }
@@ -103,23 +118,20 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const EngineOptions& option
                                                      EngineMetrics* metrics, const Logger* logger,
                                                      const Clock* clock) {
   MAYFLY_RETURN_IF_ERROR(options.Validate());
+  const uint64_t process_bytes = ResidentBytes();
   MAYFLY_ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(options.model_dir));
   EngineParts parts;
   MAYFLY_RETURN_IF_ERROR(LoadText(options.model_dir, config.vocabulary, &parts));
   MAYFLY_ASSIGN_OR_RETURN(const at::Device device, OpenDevice(options.device));
   parts.numerics = NumericsFor(device, options.dtype);
-  parts.threads = options.threads > 0
-                      ? options.threads
-                      : static_cast<int32_t>(std::max(1u, std::thread::hardware_concurrency()));
-  parts.step_tokens = options.step_tokens;
+  SetShares(options, &parts);
   parts.layout =
       std::make_unique<SlotLayout>(config, options.max_rank, options.window_tokens,
                                    static_cast<int>(at::elementSize(parts.numerics.weights)));
   MAYFLY_ASSIGN_OR_RETURN(parts.model, LoadModel(options.model_dir, config, parts.numerics,
                                                  *parts.layout, options.window_tokens));
   parts.info = MakeInfo(options, config, *parts.model, parts.chat_template != nullptr);
-  parts.info.row_bytes = parts.layout->row_bytes();
-  MAYFLY_ASSIGN_OR_RETURN(parts.info.rows, CountRows(options, parts.info.row_bytes.total()));
+  MAYFLY_RETURN_IF_ERROR(PlanRows(config, options, process_bytes, &parts));
   MAYFLY_RETURN_IF_ERROR(AllocatePools(config, options, &parts));
   return std::make_unique<EngineLoop>(std::move(parts), metrics, logger, clock);
 }

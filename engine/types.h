@@ -36,6 +36,21 @@ struct RowBytes {
   uint64_t total() const { return kv + adapter + optimizer; }
 };
 
+// What the process holds at full load, bytes; `rows` is all rows together.
+struct MemoryAccount {
+  uint64_t process = 0;  // before the model was loaded
+  uint64_t weights = 0;
+  uint64_t rows = 0;
+  uint64_t base_row = 0;    // keys and values of the frozen base's comparisons
+  uint64_t activation = 0;  // of a step and a training pass at once
+  uint64_t logits = 0;
+  uint64_t update = 0;  // gradients, and the state that a dropped update returns to
+
+  uint64_t total() const {
+    return process + weights + rows + base_row + activation + logits + update;
+  }
+};
+
 struct ModelInfo {
   std::string name;
   std::string architecture;
@@ -56,6 +71,11 @@ struct EngineInfo {
   int32_t max_rank = 0;
   // What every row reserves, whatever its session asks for.
   RowBytes row_bytes;
+  MemoryAccount memory;
+  // Tokens of one training pass that a session may ask for; 0: any number.
+  int32_t max_update_tokens = 0;
+  // See EngineOptions::deterministic.
+  bool deterministic = false;
   // Tokens that end a generation.
   std::vector<TokenId> eos_token_ids;
 };

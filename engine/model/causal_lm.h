@@ -3,8 +3,8 @@
 // A decoder-only language model: immutable weights and const functions; all state is passed in. Any
 // thread, as long as no two calls write the same row.
 
-#include <atomic>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include <ATen/ATen.h>
@@ -25,9 +25,9 @@ struct ForwardSegment {
   const AdapterView* adapter = nullptr;
 };
 
-// One run of tokens of one row, for training its adapter.
-struct TrainingBatch {
-  at::Tensor tokens;  // [tokens] int64
+// One row's run of tokens in a training pass.
+struct TrainingSegment {
+  int64_t tokens = 0;
   // Position of the first token in the row. With `prefix` set, the row's keys and values from
   // `prefix_begin` up to there are constants that the tokens attend to; without it there is no
   // prefix.
@@ -36,9 +36,18 @@ struct TrainingBatch {
   int64_t prefix_row = 0;
   int64_t prefix_begin = 0;
   const AdapterView* adapter = nullptr;
+  // Where its gradients are added, fp32; null in a pass that only measures.
+  AdapterView* gradients = nullptr;
   LoraDropout dropout;
-  // Once true, the pass ends before its next layer.
-  const std::atomic<bool>* cancelled = nullptr;
+};
+
+// Rows that train in one pass. Products with the frozen weights run over all their tokens at once;
+// attention, adapters and gradients stay within a row.
+struct TrainingBatch {
+  at::Tensor tokens;  // [sum of the segments' tokens] int64, segment after segment
+  std::vector<TrainingSegment> segments;
+  // Asked before every layer, forward and backward; false ends the pass. Null: it goes on.
+  std::function<bool()> proceed;
 };
 
 struct TrainingTrace {
@@ -64,12 +73,12 @@ class CausalLm {
   virtual at::Tensor LogitsBackward(const at::Tensor& dlogits) const = 0;
 
   // The hidden states of a training pass, normed: [tokens, hidden], matrix type; undefined when
-  // cancelled.
+  // told not to proceed.
   virtual at::Tensor TrainForward(const TrainingBatch& batch, TrainingTrace* trace) const = 0;
-  // dhidden: [tokens, hidden]. Adds the adapter's gradients to `gradients`. False when cancelled.
-  // Consumes the trace, layer by layer.
+  // dhidden: [tokens, hidden]. Adds the adapters' gradients where the segments say. False when told
+  // not to proceed. Consumes the trace, layer by layer.
   virtual bool TrainBackward(const at::Tensor& dhidden, const TrainingBatch& batch,
-                             TrainingTrace* trace, AdapterView& gradients) const = 0;
+                             TrainingTrace* trace) const = 0;
 
   virtual const ModelConfig& config() const = 0;
   virtual const Numerics& numerics() const = 0;

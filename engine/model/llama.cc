@@ -102,8 +102,44 @@ class Loader {
   uint64_t parameters_ = 0;
 };
 
-bool Cancelled(const TrainingBatch& batch) {
-  return batch.cancelled != nullptr && batch.cancelled->load(std::memory_order_relaxed);
+bool Proceeds(const TrainingBatch& batch) { return !batch.proceed || batch.proceed(); }
+
+TrainingContext MakeContext(const TrainingBatch& batch, at::Device device) {
+  TrainingContext context;
+  std::vector<int64_t> positions;
+  int64_t begin = 0;
+  for (const TrainingSegment& segment : batch.segments) {
+    context.segments.push_back(
+        {begin, segment.tokens, segment.adapter, segment.gradients, segment.dropout});
+    for (int64_t i = 0; i < segment.tokens; ++i) positions.push_back(segment.row_begin + i);
+    begin += segment.tokens;
+  }
+  context.positions = at::tensor(positions, at::kLong).to(device);
+  return context;
+}
+
+std::vector<LayerPrefix> PrefixesOf(const TrainingBatch& batch, int64_t layer) {
+  std::vector<LayerPrefix> prefixes;
+  for (const TrainingSegment& segment : batch.segments) {
+    LayerPrefix& prefix = prefixes.emplace_back();
+    if (segment.prefix == nullptr) continue;
+    const int64_t length = segment.row_begin - segment.prefix_begin;
+    const auto part = [&](const at::Tensor& x) {
+      return x.narrow(1, segment.prefix_begin, length);
+    };
+    prefix = {part(segment.prefix->Keys(segment.prefix_row, layer)),
+              part(segment.prefix->Values(segment.prefix_row, layer))};
+  }
+  return prefixes;
+}
+
+// Below the lowest adapted layer nothing is learned.
+size_t LowestLayer(const TrainingBatch& batch) {
+  int32_t lowest = batch.segments.front().adapter->spec.first_layer;
+  for (const TrainingSegment& segment : batch.segments) {
+    lowest = std::min(lowest, segment.adapter->spec.first_layer);
+  }
+  return static_cast<size_t>(lowest);
 }
 
 at::Tensor Positions(const std::vector<ForwardSegment>& segments, at::Device device) {
@@ -181,38 +217,25 @@ at::Tensor Llama::LogitsBackward(const at::Tensor& dlogits) const {
 }
 
 at::Tensor Llama::TrainForward(const TrainingBatch& batch, TrainingTrace* trace) const {
-  const int64_t tokens = batch.tokens.size(0);
-  trace->context = {batch.adapter, batch.dropout,
-                    at::arange(batch.row_begin, batch.row_begin + tokens,
-                               at::TensorOptions(numerics_.device).dtype(at::kLong))};
+  trace->context = MakeContext(batch, numerics_.device);
   trace->layers.assign(layers_.size(), {});
   at::Tensor x = Embed(batch.tokens);
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
-    if (Cancelled(batch)) return {};
-    at::Tensor prefix_keys, prefix_values;
-    if (batch.prefix != nullptr) {
-      const int64_t index = static_cast<int64_t>(layer);
-      const int64_t length = batch.row_begin - batch.prefix_begin;
-      prefix_keys =
-          batch.prefix->Keys(batch.prefix_row, index).narrow(1, batch.prefix_begin, length);
-      prefix_values =
-          batch.prefix->Values(batch.prefix_row, index).narrow(1, batch.prefix_begin, length);
-    }
-    x = layers_[layer].TrainForward(x, trace->context, prefix_keys, prefix_values,
-                                    &trace->layers[layer]);
+    if (!Proceeds(batch)) return {};
+    x = layers_[layer].TrainForward(
+        x, trace->context, PrefixesOf(batch, static_cast<int64_t>(layer)), &trace->layers[layer]);
   }
   trace->last_hidden = x;
   return final_norm_.Forward(x);
 }
 
 bool Llama::TrainBackward(const at::Tensor& dhidden, const TrainingBatch& batch,
-                          TrainingTrace* trace, AdapterView& gradients) const {
+                          TrainingTrace* trace) const {
   at::Tensor dx = final_norm_.Backward(trace->last_hidden, dhidden);
-  // Below the lowest adapted layer nothing is learned.
-  const size_t lowest = static_cast<size_t>(batch.adapter->spec.first_layer);
+  const size_t lowest = LowestLayer(batch);
   for (size_t layer = layers_.size(); layer-- > lowest;) {
-    if (Cancelled(batch)) return false;
-    dx = layers_[layer].Backward(dx, trace->context, trace->layers[layer], gradients,
+    if (!Proceeds(batch)) return false;
+    dx = layers_[layer].Backward(dx, trace->context, trace->layers[layer],
                                  /*need_dx=*/layer > lowest);
     trace->layers[layer] = {};
   }

@@ -28,8 +28,8 @@ class Llama final : public CausalLm {
   at::Tensor Logits(const at::Tensor& hidden) const override;
   at::Tensor LogitsBackward(const at::Tensor& dlogits) const override;
   at::Tensor TrainForward(const TrainingBatch& batch, TrainingTrace* trace) const override;
-  bool TrainBackward(const at::Tensor& dhidden, const TrainingBatch& batch, TrainingTrace* trace,
-                     AdapterView& gradients) const override;
+  bool TrainBackward(const at::Tensor& dhidden, const TrainingBatch& batch,
+                     TrainingTrace* trace) const override;
   const ModelConfig& config() const override { return config_; }
   const Numerics& numerics() const override { return numerics_; }
   uint64_t parameters() const override { return parameters_; }

@@ -21,7 +21,9 @@ void ZeroSpans(const std::vector<Span>& spans, const at::Tensor& row) {
 
 AdapterPool::AdapterPool(const SlotLayout& layout, const Numerics& numerics, int32_t rows)
     : layout_(layout),
-      serving_(at::zeros({rows, layout.adapter_elements()}, numerics.WeightOptions())),
+      active_(static_cast<size_t>(rows), 0),
+      serving_{at::zeros({rows, layout.adapter_elements()}, numerics.WeightOptions()),
+               at::zeros({rows, layout.adapter_elements()}, numerics.WeightOptions())},
       master_(
           at::zeros({rows, layout.adapter_elements()}, numerics.WeightOptions().dtype(at::kFloat))),
       moment1_(at::zeros_like(master_)),
@@ -49,15 +51,17 @@ void AdapterPool::Initialize(int64_t row, const AdapterSpec& spec) {
 }
 
 AdapterState AdapterPool::State(int64_t row) const {
-  return {serving_[row], master_[row], moment1_[row], moment2_[row], checkpoint_[row]};
+  const at::Tensor& shadow = serving_[active_[static_cast<size_t>(row)] ^ 1];
+  return {active(row)[row], shadow[row],   master_[row],
+          moment1_[row],    moment2_[row], checkpoint_[row]};
 }
 
 AdapterView AdapterPool::Serving(int64_t row, const AdapterSpec& spec) const {
-  return {&layout_, spec, serving_[row]};
+  return {&layout_, spec, active(row)[row]};
 }
 
 void AdapterPool::Publish(int64_t row, const AdapterSpec& spec) {
-  CopySpans(layout_.ActiveSpans(spec), master_[row], serving_[row]);
+  CopySpans(layout_.ActiveSpans(spec), master_[row], active(row)[row]);
 }
 
 void AdapterPool::SaveCheckpoint(int64_t row, const AdapterSpec& spec) {
@@ -74,13 +78,15 @@ void AdapterPool::RestoreCheckpoint(int64_t row, const AdapterSpec& spec) {
 
 void AdapterPool::Zero(int64_t row, const AdapterSpec& spec) {
   const std::vector<Span> spans = layout_.ActiveSpans(spec);
-  for (const at::Tensor& pool : {serving_, master_, moment1_, moment2_, checkpoint_}) {
+  for (const at::Tensor& pool :
+       {serving_[0], serving_[1], master_, moment1_, moment2_, checkpoint_}) {
     ZeroSpans(spans, pool[row]);
   }
 }
 
 bool AdapterPool::IsZero(int64_t row) const {
-  for (const at::Tensor& pool : {serving_, master_, moment1_, moment2_, checkpoint_}) {
+  for (const at::Tensor& pool :
+       {serving_[0], serving_[1], master_, moment1_, moment2_, checkpoint_}) {
     if (pool[row].any().item<bool>()) return false;
   }
   return true;

@@ -1,11 +1,14 @@
 #pragma once
 
-// Adapters and optimizer state of every row, allocated once: serving weights, fp32 masters, both
-// Adam moments, and one fp32 copy to roll back to. Each is one [rows, elements] tensor whose rows
-// follow the SlotLayout. Owned by the engine loop; an update owns the rows of its job until its
-// result is back.
+// Adapters and optimizer state of every row, allocated once: two copies of the serving weights (the
+// active one, which steps read, and its shadow, which an update writes), fp32 masters, both Adam
+// moments, and one fp32 copy to roll back to. Each is one [rows, elements] tensor whose rows follow
+// the SlotLayout. Owned by the engine loop; an update owns all of a row but its active copy until
+// its result is back.
 
+#include <array>
 #include <cstdint>
+#include <vector>
 
 #include <ATen/ATen.h>
 
@@ -17,7 +20,8 @@ namespace mayfly {
 
 // What an update reads and writes of one row; each [elements].
 struct AdapterState {
-  at::Tensor serving;     // weights' type
+  at::Tensor serving;     // the active copy, weights' type
+  at::Tensor shadow;      // the other one
   at::Tensor master;      // fp32
   at::Tensor moment1;     // fp32
   at::Tensor moment2;     // fp32
@@ -34,8 +38,10 @@ class AdapterPool {
   AdapterState State(int64_t row) const;
   // What the forward pass reads.
   AdapterView Serving(int64_t row, const AdapterSpec& spec) const;
-  // Copies the masters to the serving weights.
+  // Copies the masters to the active copy: where no step can be reading it.
   void Publish(int64_t row, const AdapterSpec& spec);
+  // Makes the shadow the active copy. Views of the row must be taken anew.
+  void Flip(int64_t row) { active_[static_cast<size_t>(row)] ^= 1; }
   // Keeps the masters as the checkpoint.
   void SaveCheckpoint(int64_t row, const AdapterSpec& spec);
   // Takes the masters from the checkpoint, publishes them, and starts the moments afresh.
@@ -47,8 +53,14 @@ class AdapterPool {
   const SlotLayout& layout() const { return layout_; }
 
  private:
+  const at::Tensor& active(int64_t row) const {
+    return serving_[active_[static_cast<size_t>(row)]];
+  }
+
   const SlotLayout& layout_;  // outlives the pool
-  at::Tensor serving_;
+  // Which of the two copies each row serves from.
+  std::vector<uint8_t> active_;
+  std::array<at::Tensor, 2> serving_;
   at::Tensor master_;
   at::Tensor moment1_;
   at::Tensor moment2_;

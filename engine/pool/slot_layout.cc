@@ -69,7 +69,7 @@ int64_t SlotLayout::ActiveElements(const AdapterSpec& adapter) const {
 RowBytes SlotLayout::row_bytes() const {
   const uint64_t adapter = static_cast<uint64_t>(adapter_elements_);
   return {.kv = 2 * static_cast<uint64_t>(kv_elements_) * weight_bytes_,
-          .adapter = adapter * (weight_bytes_ + sizeof(float)),
+          .adapter = adapter * (2 * weight_bytes_ + sizeof(float)),
           .optimizer = adapter * 3 * sizeof(float)};
 }
 

@@ -71,8 +71,8 @@ class SlotLayout {
   // Parameters of an adapter.
   int64_t ActiveElements(const AdapterSpec& adapter) const;
 
-  // adapter: one serving copy and, to roll back to, one fp32 copy; optimizer: fp32 masters and both
-  // moments.
+  // adapter: two serving copies and, to roll back to, one fp32 copy; optimizer: fp32 masters and
+  // both moments.
   RowBytes row_bytes() const;
 
  private:

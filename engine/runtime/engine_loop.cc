@@ -37,9 +37,10 @@ EngineLoop::EngineLoop(EngineParts parts, EngineMetrics* metrics, const Logger* 
       metrics_(metrics),
       logger_(logger),
       clock_(clock),
-      runner_(parts_.model.get(), parts_.kv.get()),
+      runner_(parts_.model.get(), parts_.kv.get(), /*separate=*/parts_.scheduler.whole_pieces),
       free_rows_(parts_.info.rows),
-      scheduler_(parts_.step_tokens),
+      scheduler_(parts_.scheduler),
+      governor_(parts_.scheduler.step_tokens),
       slots_(parts_.info.rows),
       serving_(static_cast<size_t>(parts_.info.rows)),
       mailbox_(kUnbounded),
@@ -47,9 +48,9 @@ EngineLoop::EngineLoop(EngineParts parts, EngineMetrics* metrics, const Logger* 
                 [this](RowHandle row, WorkId id, int32_t tokens) {
                   mailbox_.PostUnbounded(StopMessage{row, id, tokens});
                 }),
+      thread_share_(parts_.threads),
       trainer_(std::make_unique<Trainer>(
-          parts_.model.get(), parts_.kv.get(), parts_.layout.get(), parts_.numerics, parts_.threads,
-          clock, metrics,
+          parts_.model.get(), parts_.layout.get(), parts_.numerics, &thread_share_, clock, metrics,
           [this](UpdateResult result) { mailbox_.PostUnbounded(std::move(result)); })),
       thread_([this] { LoopMain(); }) {}
 
@@ -88,7 +89,6 @@ void EngineLoop::Close(RowHandle row) { mailbox_.PostUnbounded(CloseMessage{row,
 
 void EngineLoop::LoopMain() {
   const c10::InferenceMode no_autograd;
-  at::set_num_threads(parts_.threads);
   UpdateRowMetrics();
   bool busy = false;
   while (true) {
@@ -99,16 +99,25 @@ void EngineLoop::LoopMain() {
     }
     for (auto& [row, sequence] : sequences_) {
       FinishFeedIfDone(sequence);
+      LandUpdate(sequence);
       StartWork(sequence);
     }
-    const StepPlan plan = scheduler_.Next(Demands());
+    SetLatencyTarget();
+    const StepPlan plan = scheduler_.Next(Demand());
+    BeginUpdates(plan.updates);
     busy = !plan.slices.empty();
-    if (busy) RunStep(plan);
+    if (busy) {
+      RunStep(plan);
+    } else {
+      thread_share_.Rest();
+      last_step_.reset();
+    }
   }
   // Updates in flight end at their next layer; then nobody holds a row any more.
   for (auto& [row, sequence] : sequences_) {
-    if (sequence.update_cancelled) sequence.update_cancelled->store(true);
+    if (sequence.update) sequence.update->cancelled->store(true);
   }
+  thread_share_.Rest();
   trainer_.reset();
 }
 
@@ -126,12 +135,13 @@ void EngineLoop::Handle(OpenMessage message) {
   sequence = Sequence{};
   sequence.handle = *handle;
   sequence.sink = std::move(message.sink);
-  sequence.options = message.options;
-  const AdapterSpec& spec = message.options.adapter;
-  if (spec.enabled()) {
-    parts_.adapters->Initialize(handle->row, spec);
-    serving_[static_cast<size_t>(handle->row)] =
-        std::make_unique<AdapterView>(parts_.adapters->Serving(handle->row, spec));
+  sequence.options = std::move(message.options);
+  sequence.tenant =
+      tenants_.try_emplace(sequence.options.tenant, static_cast<int32_t>(tenants_.size()))
+          .first->second;
+  if (sequence.options.adapter.enabled()) {
+    parts_.adapters->Initialize(handle->row, sequence.options.adapter);
+    TakeServingView(sequence);
   }
   UpdateRowMetrics();
   Emit(sequence, 0, RowOpened{*handle, parts_.info.row_bytes});
@@ -160,8 +170,8 @@ void EngineLoop::Handle(CancelMessage message) {
     if (!sequence->generation->finished) FinishGeneration(*sequence, FinishReason::kCancelled);
   } else if (sequence->feed && sequence->feed->id == message.id) {
     AbortFeed(*sequence, CancelledStatus());
-  } else if (sequence->update_id == message.id) {
-    sequence->update_cancelled->store(true);
+  } else if (sequence->update && sequence->update->id == message.id) {
+    CancelUpdate(*sequence);
   } else {
     const auto it = std::find_if(sequence->queue.begin(), sequence->queue.end(),
                                  [&](const QueuedWork& work) { return work.id == message.id; });
@@ -185,9 +195,10 @@ void EngineLoop::Handle(CloseMessage message) {
   if (sequence == nullptr || sequence->closing) return;
   sequence->closing = true;
   sequence->close_requested = message.requested;
-  if (sequence->update_cancelled) sequence->update_cancelled->store(true);
+  if (sequence->update) CancelUpdate(*sequence);
   slots_.MarkClosing(sequence->handle);
   UpdateRowMetrics();
+  LandUpdate(*sequence);
   ReleaseIfDone(*sequence);
 }
 
@@ -204,26 +215,77 @@ void EngineLoop::Handle(StopMessage message) {
 
 void EngineLoop::Handle(UpdateResult result) {
   Sequence* const sequence = Find(result.row);
-  MAYFLY_CHECK(sequence != nullptr && sequence->update_id == result.id);
-  sequence->update_id.reset();
-  sequence->update_cancelled.reset();
-  sequence->optimizer_steps = result.steps;
-  if (sequence->closing) {
-    ReleaseIfDone(*sequence);
-    return;
+  MAYFLY_CHECK(sequence != nullptr && sequence->update && sequence->update->id == result.id);
+  --training_;
+  const int32_t row = result.row.row;
+  landed_updates_.insert_or_assign(row, std::move(result));
+  LandUpdate(*sequence);
+  if (sequence->closing) ReleaseIfDone(*sequence);
+}
+
+// ---- Updates -------------------------------------------------------------------------------
+
+void EngineLoop::BeginUpdates(const std::vector<int32_t>& rows) {
+  std::vector<UpdateJob> group;
+  for (const int32_t row : rows) {
+    const auto job = std::find_if(waiting_updates_.begin(), waiting_updates_.end(),
+                                  [row](const UpdateJob& one) { return one.row.row == row; });
+    group.push_back(std::move(*job));
+    waiting_updates_.erase(job);
   }
-  if (result.done.outcome == UpdateOutcome::kApplied) {
-    parts_.adapters->Publish(result.row.row, sequence->options.adapter);
-    ++sequence->version;
+  if (group.empty()) return;
+  metrics_->updates_waiting.Set(static_cast<double>(waiting_updates_.size()));
+  training_ = static_cast<int32_t>(group.size());
+  trainer_->Submit(std::move(group));
+}
+
+void EngineLoop::LandUpdate(Sequence& sequence) {
+  const auto landed = landed_updates_.find(sequence.handle.row);
+  if (landed == landed_updates_.end()) return;
+  if (sequence.feed && !sequence.closing) return;  // it has begun under the version before
+  UpdateResult result = std::move(landed->second);
+  landed_updates_.erase(landed);
+  sequence.optimizer_steps = result.steps;
+  if (!sequence.closing && result.done.outcome == UpdateOutcome::kApplied) {
+    const absl::Status status = RunGuarded("publishing the adapter", [&] {
+      result.written.MakeCurrentStreamWait();
+      parts_.adapters->Flip(sequence.handle.row);
+      TakeServingView(sequence);
+    });
+    if (status.ok()) ++sequence.version;
+    if (!status.ok()) result.done.outcome = UpdateOutcome::kFailed;
+    if (!status.ok()) result.done.reason = std::string(status.message());
   }
-  result.done.adapter_version = sequence->version;
-  Emit(*sequence, result.id, std::move(result.done));
+  EndUpdate(sequence, std::move(result.done));
+}
+
+void EngineLoop::CancelUpdate(Sequence& sequence) {
+  sequence.update->cancelled->store(true);
+  const auto waiting =
+      std::find_if(waiting_updates_.begin(), waiting_updates_.end(),
+                   [&](const UpdateJob& job) { return job.row == sequence.handle; });
+  if (waiting == waiting_updates_.end()) return;
+  waiting_updates_.erase(waiting);
+  metrics_->updates_waiting.Set(static_cast<double>(waiting_updates_.size()));
+  EndUpdate(sequence, {.outcome = UpdateOutcome::kSkipped, .reason = "cancelled"});
+}
+
+void EngineLoop::EndUpdate(Sequence& sequence, UpdateDone done) {
+  const WorkId id = std::exchange(sequence.update, std::nullopt)->id;
+  if (sequence.closing) return;
+  done.adapter_version = sequence.version;
+  Emit(sequence, id, std::move(done));
+}
+
+void EngineLoop::TakeServingView(const Sequence& sequence) {
+  serving_[static_cast<size_t>(sequence.handle.row)] = std::make_unique<AdapterView>(
+      parts_.adapters->Serving(sequence.handle.row, sequence.options.adapter));
 }
 
 // ---- Starting work -------------------------------------------------------------------------
 
 void EngineLoop::StartWork(Sequence& sequence) {
-  while (sequence.idle() && !sequence.queue.empty()) {
+  while (!sequence.queue.empty() && sequence.CanStart(sequence.queue.front().work)) {
     QueuedWork queued = std::move(sequence.queue.front());
     sequence.queue.pop_front();
     std::visit([&](auto& work) { Start(sequence, queued, work); }, queued.work);
@@ -300,12 +362,15 @@ void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, ScoreBaseWo
 
 void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, UpdateWork& work) {
   const Window& window = sequence.window;
-  const bool newest = !work.tokens.empty() && work.begin >= window.start &&
-                      work.begin + work.tokens.size() == window.end();
-  const bool context_there =
-      work.gradient_scope == GradientScope::kWindow ||
-      (newest && work.context.size() <= work.begin - window.start && window.to_feed() <= 0);
-  if (!sequence.options.adapter.enabled() || !newest || !context_there) {
+  const uint64_t end = work.begin + work.tokens.size();
+  const bool there = !work.tokens.empty() && work.begin >= window.start &&
+                     (work.parallel ? end <= window.end() : end == window.end());
+  const int64_t row_begin = static_cast<int64_t>(work.begin - window.start);
+  // The last token of the context is run with the chunk; those before it need keys and values.
+  const bool context_there = work.gradient_scope == GradientScope::kWindow ||
+                             (there && static_cast<int64_t>(work.context.size()) <= row_begin &&
+                              window.kv_length >= row_begin - 1);
+  if (!sequence.options.adapter.enabled() || !there || !context_there) {
     Emit(sequence, queued.id,
          UpdateDone{
              .outcome = UpdateOutcome::kFailed,
@@ -314,19 +379,21 @@ void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, UpdateWork&
              .adapter_version = sequence.version});
     return;
   }
-  sequence.update_id = queued.id;
-  sequence.update_cancelled = std::make_shared<std::atomic<bool>>(false);
+  sequence.update = {queued.id, work.parallel, std::make_shared<std::atomic<bool>>(false)};
   UpdateJob job;
   job.row = sequence.handle;
   job.id = queued.id;
   job.work = std::move(work);
   job.spec = sequence.options.adapter;
   job.state = parts_.adapters->State(sequence.handle.row);
+  job.kv = parts_.kv.get();
   job.steps = sequence.optimizer_steps;
-  job.row_begin = static_cast<int64_t>(job.work.begin - window.start);
-  job.cancelled = sequence.update_cancelled;
+  job.row_begin = row_begin;
+  job.cancelled = sequence.update->cancelled;
   job.queued = queued.submitted;
-  trainer_->Submit(std::move(job));
+  job.shadow_is_free = Event::OfCurrentStream(parts_.numerics.device);
+  waiting_updates_.push_back(std::move(job));
+  metrics_->updates_waiting.Set(static_cast<double>(waiting_updates_.size()));
 }
 
 void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, CheckpointWork&) {
@@ -365,17 +432,44 @@ void EngineLoop::ChangeAdapter(Sequence& sequence, WorkId id, bool new_version,
 
 // ---- One step ------------------------------------------------------------------------------
 
-std::vector<RowDemand> EngineLoop::Demands() {
-  std::vector<RowDemand> demands;
-  for (auto& [row, sequence] : sequences_) {
-    if (sequence.closing || sequence.update_id) continue;
-    if (const int64_t tokens = RemainingFeed(sequence); tokens > 0) {
-      demands.push_back({row, tokens, false});
-    } else if (!sequence.feed && sequence.generating()) {
-      demands.push_back({row, 1, true});
+StepDemand EngineLoop::Demand() {
+  StepDemand demand;
+  for (auto& [row, sequence] : sequences_) AddRowDemand(sequence, &demand);
+  demand.feed_beside_decode = governor_.FeedTokens();
+  demand.trainer_is_free = training_ == 0;
+  for (const UpdateJob& job : waiting_updates_) {
+    if (job.work.parallel && governor_.defers_learning()) continue;
+    demand.updates.push_back({.row = job.row.row,
+                              .tenant = sequences_.at(job.row.row).tenant,
+                              .tokens = job.PassTokens(),
+                              .service = job.ServiceTokens(),
+                              .alone = job.MayBeUndone()});
+  }
+  return demand;
+}
+
+void EngineLoop::AddRowDemand(Sequence& sequence, StepDemand* demand) {
+  if (sequence.closing || (sequence.update && !sequence.update->parallel)) return;
+  const int32_t row = sequence.handle.row;
+  if (const int64_t tokens = RemainingFeed(sequence); tokens > 0) {
+    demand->rows.push_back({row, sequence.tenant, tokens, false});
+  } else if (!sequence.feed && sequence.generating()) {
+    demand->rows.push_back({row, sequence.tenant, 1, true});
+  }
+}
+
+// The most demanding of the rows that generate sets it.
+void EngineLoop::SetLatencyTarget() {
+  double target = 0;
+  for (const auto& [row, sequence] : sequences_) {
+    const double wish = sequence.options.target_inter_token_seconds;
+    if (!sequence.closing && sequence.generating() && wish > 0) {
+      target = target > 0 ? std::min(target, wish) : wish;
     }
   }
-  return demands;
+  governor_.SetTarget(target);
+  defers_learning_.store(governor_.defers_learning(), std::memory_order_relaxed);
+  thread_share_.SetPressure(governor_.defers_learning());
 }
 
 int64_t EngineLoop::RemainingFeed(const Sequence& sequence) {
@@ -401,17 +495,30 @@ void EngineLoop::RunStep(const StepPlan& plan) {
   std::vector<RunSlice> slices;
   for (const StepSlice& slice : plan.slices) slices.push_back(MakeSlice(slice));
   std::vector<RunOutput> outputs;
+  thread_share_.BeginStep();
   const absl::Status status = RunGuarded("step", [&] { outputs = runner_.Run(slices); });
+  thread_share_.EndStep();
   if (!status.ok()) {
     FailStep(plan, status);
     return;
   }
+  ObserveStep(plan, begin);
+  for (size_t i = 0; i < outputs.size(); ++i) Apply(plan.slices[i], outputs[i]);
+}
+
+void EngineLoop::ObserveStep(const StepPlan& plan, TimePoint begin) {
+  const TimePoint end = clock_->Now();
   Histogram& seconds =
       plan.decodes() ? metrics_->decode_step_seconds : metrics_->prefill_step_seconds;
-  seconds.Observe(Seconds(clock_->Now() - begin));
+  seconds.Observe(Seconds(end - begin));
   metrics_->step_batch_size.Observe(static_cast<double>(plan.slices.size()));
   metrics_->step_tokens.Observe(static_cast<double>(plan.tokens()));
-  for (size_t i = 0; i < outputs.size(); ++i) Apply(plan.slices[i], outputs[i]);
+  if (plan.decodes()) {
+    int64_t fed = 0;
+    for (const StepSlice& slice : plan.slices) fed += slice.decode ? 0 : slice.tokens;
+    governor_.OnStep(Seconds(end - last_step_.value_or(begin)), fed);
+  }
+  last_step_ = end;
 }
 
 RunSlice EngineLoop::MakeSlice(const StepSlice& slice) {
@@ -608,7 +715,7 @@ Sequence* EngineLoop::Find(RowHandle row) {
 }
 
 void EngineLoop::ReleaseIfDone(Sequence& sequence) {
-  if (sequence.update_id) return;
+  if (sequence.update) return;
   const RowHandle handle = sequence.handle;
   parts_.kv->Zero(handle.row, sequence.window.kv_written);
   if (base_row_.owner == handle) {

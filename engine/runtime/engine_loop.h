@@ -2,7 +2,8 @@
 
 // The engine: one thread that owns every sequence, both pools and the active adapter versions. It
 // drains its mailbox, lets the scheduler pick a step, runs it, and starts over; with nothing to do
-// it waits. Updates leave as jobs for the trainer and come back through the mailbox.
+// it waits. Updates leave as jobs for the trainer, come back through the mailbox, and take effect
+// between two steps.
 
 #include <atomic>
 #include <cstdint>
@@ -18,12 +19,14 @@
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
 #include "engine/base/mailbox.h"
+#include "engine/device/thread_share.h"
 #include "engine/engine.h"
 #include "engine/metrics.h"
 #include "engine/pool/adapter_pool.h"
 #include "engine/pool/kv_pool.h"
 #include "engine/pool/slot_allocator.h"
 #include "engine/runtime/delivery.h"
+#include "engine/runtime/latency_governor.h"
 #include "engine/runtime/model_runner.h"
 #include "engine/runtime/scheduler.h"
 #include "engine/runtime/sequence.h"
@@ -35,8 +38,8 @@ namespace mayfly {
 struct EngineParts {
   EngineInfo info;
   Numerics numerics;
-  int32_t threads = 1;
-  int32_t step_tokens = 0;
+  ThreadShareOptions threads;
+  SchedulerOptions scheduler;
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<ChatTemplate> chat_template;  // null: the model has none
   std::unique_ptr<SlotLayout> layout;
@@ -117,14 +120,27 @@ class EngineLoop final : public Engine {
   void ChangeAdapter(Sequence& sequence, WorkId id, bool new_version,
                      const std::function<void()>& change);
 
+  // Updates.
+  void BeginUpdates(const std::vector<int32_t>& rows);
+  // Lets a finished update take effect once no piece of work of its row is under way.
+  void LandUpdate(Sequence& sequence);
+  // Ends the update in flight: at once if the trainer has not begun it, at its next layer if it
+  // has.
+  void CancelUpdate(Sequence& sequence);
+  void EndUpdate(Sequence& sequence, UpdateDone done);
+  void TakeServingView(const Sequence& sequence);
+
   // One step.
-  std::vector<RowDemand> Demands();
+  StepDemand Demand();
+  void AddRowDemand(Sequence& sequence, StepDemand* demand);
+  void SetLatencyTarget();
   void RunStep(const StepPlan& plan);
   RunSlice MakeSlice(const StepSlice& slice);
   RunSlice FeedSlice(Sequence& sequence, int64_t tokens);
   void Apply(const StepSlice& slice, RunOutput& output);
   void ApplyFeed(Sequence& sequence, int64_t tokens, const RunOutput& output);
   void ApplyToken(Sequence& sequence, RunOutput& output);
+  void ObserveStep(const StepPlan& plan, TimePoint begin);
   void FailStep(const StepPlan& plan, const absl::Status& status);
   void FailEngine(const absl::Status& status);
 
@@ -159,10 +175,19 @@ class EngineLoop final : public Engine {
 
   // Owned by the loop thread.
   Scheduler scheduler_;
+  LatencyGovernor governor_;
+  // When the last step ended, while steps follow each other.
+  std::optional<TimePoint> last_step_;
+  std::map<std::string, int32_t> tenants_;
   SlotAllocator slots_;
   std::map<int32_t, Sequence> sequences_;  // by row
   // Adapters in service, by row; null without one.
   std::vector<std::unique_ptr<AdapterView>> serving_;
+  // Updates that have not begun, oldest first, and results that have not taken effect, by row.
+  std::vector<UpdateJob> waiting_updates_;
+  std::map<int32_t, UpdateResult> landed_updates_;
+  // Rows that the trainer holds.
+  int32_t training_ = 0;
   // Whose tokens the frozen base model's row holds, from which stream position, and how many.
   struct BaseRow {
     RowHandle owner;
@@ -174,6 +199,7 @@ class EngineLoop final : public Engine {
 
   Mailbox<Message> mailbox_;
   Delivery delivery_;
+  ThreadShare thread_share_;
   std::unique_ptr<Trainer> trainer_;
   std::thread thread_;
 };

@@ -1,5 +1,9 @@
 #include "engine/runtime/model_runner.h"
 
+#include <ATen/Parallel.h>
+
+#include "engine/model/layers/cpu_ops.h"
+#include "engine/model/layers/linear.h"
 #include "engine/train/loss.h"
 
 namespace mayfly {
@@ -11,13 +15,28 @@ at::Tensor TokenTensor(std::span<const TokenId> tokens, at::Device device) {
       .to(device);
 }
 
+// Row by row where there are kernels: a sum's order must not depend on how many rows there are.
+at::Tensor LogSumExp(const CausalLm& model, const at::Tensor& logits) {
+  const cpu::Kernels* const kernels = model.numerics().kernels;
+  if (kernels == nullptr) return logits.logsumexp(1);
+  at::Tensor log_sum_exp = at::empty({logits.size(0)}, at::kFloat);
+  float* const data = log_sum_exp.mutable_data_ptr<float>();
+  const int64_t vocabulary = logits.size(1);
+  at::parallel_for(0, logits.size(0), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      data[row] = kernels->log_sum_exp(CpuArray(logits, row * vocabulary), vocabulary);
+    }
+  });
+  return log_sum_exp;
+}
+
 // The logits of every slice that wants them, in one product.
 void FillLogits(const CausalLm& model, const at::Tensor& hidden,
                 const std::vector<int64_t>& positions, const std::vector<RunOutput*>& outputs) {
   if (outputs.empty()) return;
   const at::Tensor index = at::tensor(positions, at::kLong).to(hidden.device());
   const at::Tensor logits = model.Logits(hidden.index_select(0, index)).to(at::kFloat).cpu();
-  const at::Tensor log_sum_exp = logits.logsumexp(1);
+  const at::Tensor log_sum_exp = LogSumExp(model, logits);
   for (size_t i = 0; i < outputs.size(); ++i) {
     const int64_t row = static_cast<int64_t>(i);
     outputs[i]->logits = logits[row];
@@ -28,6 +47,23 @@ void FillLogits(const CausalLm& model, const at::Tensor& hidden,
 }  // namespace
 
 std::vector<RunOutput> ModelRunner::Run(const std::vector<RunSlice>& slices) const {
+  std::vector<RunOutput> outputs(slices.size());
+  const std::span all(slices);
+  for (size_t begin = 0; begin < slices.size();) {
+    size_t count = separate_ ? 1 : slices.size();
+    const auto single = [&](size_t i) { return slices[i].tokens.size() == 1; };
+    while (separate_ && count < kFewRows && begin + count < slices.size() && single(begin) &&
+           single(begin + count)) {
+      ++count;
+    }
+    RunTogether(all.subspan(begin, count), std::span(outputs).subspan(begin, count));
+    begin += count;
+  }
+  return outputs;
+}
+
+void ModelRunner::RunTogether(std::span<const RunSlice> slices,
+                              std::span<RunOutput> outputs) const {
   std::vector<TokenId> tokens;
   std::vector<ForwardSegment> segments;
   for (const RunSlice& slice : slices) {
@@ -38,7 +74,6 @@ std::vector<RunOutput> ModelRunner::Run(const std::vector<RunSlice>& slices) con
   const at::Device device = kv_->Keys(0, 0).device();
   const at::Tensor hidden = model_->Forward(TokenTensor(tokens, device), segments, *kv_);
 
-  std::vector<RunOutput> outputs(slices.size());
   std::vector<int64_t> logit_positions;
   std::vector<RunOutput*> logit_outputs;
   int64_t end = 0;
@@ -54,7 +89,6 @@ std::vector<RunOutput> ModelRunner::Run(const std::vector<RunSlice>& slices) con
                                         TokenTensor(slices[i].targets, device));
   }
   FillLogits(*model_, hidden, logit_positions, logit_outputs);
-  return outputs;
 }
 
 }  // namespace mayfly

@@ -1,7 +1,8 @@
 #pragma once
 
-// Turns the slices of a step into tensors and runs the model on them, all rows in one forward pass.
-// Owned by the engine loop; its thread.
+// Turns the slices of a step into tensors and runs the model on them, all rows in one forward pass;
+// or, where a row's bits may not depend on its neighbours, as few passes as that allows. Owned by
+// the engine loop; its thread.
 
 #include <cstdint>
 #include <span>
@@ -38,14 +39,20 @@ struct RunOutput {
 
 class ModelRunner {
  public:
-  ModelRunner(const CausalLm* model, const KvPool* kv) : model_(model), kv_(kv) {}
+  // `separate`: a slice of several tokens gets a pass of its own, and single tokens run together in
+  // products whose rows do not depend on how many they are (cpu::Kernels::linear).
+  ModelRunner(const CausalLm* model, const KvPool* kv, bool separate = false)
+      : model_(model), kv_(kv), separate_(separate) {}
 
-  // Throws what libtorch throws.
+  // One output a slice. Throws what libtorch throws.
   std::vector<RunOutput> Run(const std::vector<RunSlice>& slices) const;
 
  private:
+  void RunTogether(std::span<const RunSlice> slices, std::span<RunOutput> outputs) const;
+
   const CausalLm* const model_;
   const KvPool* const kv_;
+  const bool separate_;
 };
 
 }  // namespace mayfly

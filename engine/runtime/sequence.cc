@@ -17,6 +17,18 @@ void Window::Truncate(uint64_t new_end) {
   kv_length = std::min(kv_length, std::max<int64_t>(0, size() - 1));
 }
 
+bool Sequence::CanStart(const RowWork& work) const {
+  if (closing) return false;
+  const auto* const learn = std::get_if<UpdateWork>(&work);
+  if (learn != nullptr && learn->parallel) return !update;
+  const bool waits_for_update = update && !update->parallel;
+  if (feed || waits_for_update) return false;
+  const bool adds_tokens =
+      std::holds_alternative<PrefillWork>(work) || std::holds_alternative<GenerateWork>(work);
+  if (adds_tokens || learn != nullptr) return !generating() && !(learn != nullptr && update);
+  return std::holds_alternative<ScoreBaseWork>(work) || !update;
+}
+
 void Generation::Count(TokenId token) {
   ++tokens;
   if (counts_window()) ++window_counts[token];

@@ -81,6 +81,14 @@ struct Generation {
   void Count(TokenId token);
 };
 
+struct UpdateInFlight {
+  WorkId id = 0;
+  // The row goes on meanwhile.
+  bool parallel = false;
+  // Read by the trainer before each layer.
+  std::shared_ptr<std::atomic<bool>> cancelled;
+};
+
 struct QueuedWork {
   WorkId id = 0;
   RowWork work;
@@ -95,20 +103,22 @@ struct Sequence {
   uint64_t version = 0;
   int64_t optimizer_steps = 0;
 
+  int32_t tenant = 0;
+
   std::deque<QueuedWork> queue;
   std::optional<Feed> feed;
   // The present generation, or the last one until other work starts.
   std::optional<Generation> generation;
-  // Set while the trainer holds the row.
-  std::optional<WorkId> update_id;
-  std::shared_ptr<std::atomic<bool>> update_cancelled;
+  // Set from the start of an update until its result has taken effect: the row's masters, moments
+  // and shadow are the trainer's.
+  std::optional<UpdateInFlight> update;
 
   bool closing = false;
   TimePoint close_requested;
 
   bool generating() const { return generation && !generation->finished && !generation->paused; }
-  // Nothing runs on the row, so waiting work may start.
-  bool idle() const { return !feed && !generating() && !update_id && !closing; }
+  // Whether waiting work may start now: the rules of engine/types.h.
+  bool CanStart(const RowWork& work) const;
 };
 
 }  // namespace mayfly

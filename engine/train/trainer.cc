@@ -1,9 +1,7 @@
 #include "engine/train/trainer.h"
 
+#include <algorithm>
 #include <utility>
-#include <vector>
-
-#include <ATen/Parallel.h>
 
 #include "engine/device/torch_guard.h"
 #include "engine/train/adamw.h"
@@ -13,55 +11,20 @@
 namespace mayfly {
 namespace {
 
-// The tokens that one pass runs and what it learns from them.
-struct Lesson {
-  TrainingBatch batch;
-  // The hidden states [first_label, first_label + labels) predict `labels`.
-  int64_t first_label = 0;
-  at::Tensor labels;   // [n] int64
-  at::Tensor weights;  // [n] fp32
-};
-
 at::Tensor TokenTensor(const std::vector<TokenId>& tokens, at::Device device) {
   return at::tensor(tokens, at::kInt).to(at::kLong).to(device);
 }
 
-// Labels are the chunk's tokens, less the first where nothing comes before it.
-void SetLabels(const UpdateWork& work, bool has_context, at::Device device, Lesson* lesson) {
-  const int64_t skip = has_context ? 0 : 1;
-  const int64_t count = static_cast<int64_t>(work.tokens.size()) - skip;
-  lesson->labels = TokenTensor(work.tokens, device).narrow(0, skip, count);
-  lesson->weights = at::tensor(work.weights, at::kFloat).to(device).narrow(0, skip, count);
-}
-
-// Context and chunk are run again, from position 0, as one text.
-Lesson WindowLesson(const UpdateWork& work, at::Device device) {
-  std::vector<TokenId> tokens = work.context;
-  tokens.insert(tokens.end(), work.tokens.begin(), work.tokens.end() - 1);
-  Lesson lesson;
-  lesson.batch.tokens = TokenTensor(tokens, device);
-  lesson.first_label = work.context.empty() ? 0 : static_cast<int64_t>(work.context.size()) - 1;
-  SetLabels(work, !work.context.empty(), device, &lesson);
-  return lesson;
-}
-
-// Only the chunk is run, shifted by one so that the last token of the context predicts its first;
-// the context before that is what the row's keys and values hold.
-Lesson ChunkLesson(const UpdateJob& job, const KvPool* kv, at::Device device) {
-  const UpdateWork& work = job.work;
-  std::vector<TokenId> tokens(work.tokens.begin(), work.tokens.end() - 1);
-  Lesson lesson;
-  lesson.batch.row_begin = job.row_begin;
-  if (!work.context.empty()) {
-    tokens.insert(tokens.begin(), work.context.back());
-    lesson.batch.row_begin = job.row_begin - 1;
-    lesson.batch.prefix = kv;
-    lesson.batch.prefix_row = job.row.row;
-    lesson.batch.prefix_begin = job.row_begin - static_cast<int64_t>(work.context.size());
+// The tokens that a pass runs. The last one predicts nothing that is known yet.
+std::vector<TokenId> PassTokensOf(const UpdateWork& work) {
+  std::vector<TokenId> tokens;
+  if (work.gradient_scope == GradientScope::kWindow) {
+    tokens = work.context;
+  } else if (!work.context.empty()) {
+    tokens.push_back(work.context.back());
   }
-  lesson.batch.tokens = TokenTensor(tokens, device);
-  SetLabels(work, !work.context.empty(), device, &lesson);
-  return lesson;
+  tokens.insert(tokens.end(), work.tokens.begin(), work.tokens.end() - 1);
+  return tokens;
 }
 
 // A different dropout mask for every step of every session.
@@ -69,153 +32,293 @@ uint64_t DropoutSeed(uint64_t seed, int64_t step) {
   return seed * 0x9e3779b97f4a7c15 + static_cast<uint64_t>(step);
 }
 
+void Copy(const std::vector<Span>& spans, const at::Tensor& from, const at::Tensor& to) {
+  for (const Span& span : spans) {
+    to.narrow(0, span.offset, span.count).copy_(from.narrow(0, span.offset, span.count));
+  }
+}
+
 }  // namespace
 
-// Buffers of one job, made once: the shadow weights that training passes read, the gradients, and
-// the state to return to when the update is dropped.
+int64_t UpdateJob::PassTokens() const {
+  const int64_t chunk = static_cast<int64_t>(work.tokens.size());
+  const bool window = work.gradient_scope == GradientScope::kWindow;
+  return chunk + (window ? static_cast<int64_t>(work.context.size()) : 0);
+}
+
+int64_t UpdateJob::ServiceTokens() const { return 2 * PassTokens() * work.epochs; }
+
+// Buffers of a group, made when they are first needed: a gradient for each of its rows, and the
+// state that the one job that may be undone returns to.
 struct Trainer::Scratch {
-  at::Tensor shadow;     // [elements], weights' type
-  at::Tensor gradients;  // [elements] fp32
-  at::Tensor masters;    // [elements] fp32
+  std::vector<at::Tensor> gradients;  // [elements] fp32 each
+  at::Tensor master;                  // [elements] fp32
   at::Tensor moment1;
   at::Tensor moment2;
 
-  void Allocate(const SlotLayout& layout, const Numerics& numerics) {
-    if (shadow.defined()) return;
-    shadow = at::zeros({layout.adapter_elements()}, numerics.WeightOptions());
-    gradients = at::zeros_like(shadow, at::TensorOptions().dtype(at::kFloat));
-    masters = at::zeros_like(gradients);
-    moment1 = at::zeros_like(gradients);
-    moment2 = at::zeros_like(gradients);
+  const at::Tensor& Gradient(size_t index, const at::Tensor& like) {
+    while (gradients.size() <= index) gradients.push_back(at::zeros_like(like));
+    return gradients[index];
   }
-
-  static void Copy(const std::vector<Span>& spans, const at::Tensor& from, const at::Tensor& to) {
-    for (const Span& span : spans) {
-      to.narrow(0, span.offset, span.count).copy_(from.narrow(0, span.offset, span.count));
+  void Keep(const std::vector<Span>& spans, const AdapterState& state) {
+    if (!master.defined()) {
+      master = at::zeros_like(state.master);
+      moment1 = at::zeros_like(state.moment1);
+      moment2 = at::zeros_like(state.moment2);
     }
-  }
-  void Keep(const std::vector<Span>& spans, const AdapterState& state) const {
-    Copy(spans, state.master, masters);
+    Copy(spans, state.master, master);
     Copy(spans, state.moment1, moment1);
     Copy(spans, state.moment2, moment2);
   }
   void GiveBack(const std::vector<Span>& spans, const AdapterState& state) const {
-    Copy(spans, masters, state.master);
+    Copy(spans, master, state.master);
     Copy(spans, moment1, state.moment1);
     Copy(spans, moment2, state.moment2);
   }
 };
 
-Trainer::Trainer(const CausalLm* model, const KvPool* kv, const SlotLayout* layout,
-                 const Numerics& numerics, int32_t threads, const Clock* clock,
-                 EngineMetrics* metrics, std::function<void(UpdateResult)> deliver)
+// One job under way.
+class Trainer::Lesson {
+ public:
+  Lesson(UpdateJob update, const SlotLayout* layout, const at::Tensor& gradient, at::Device device)
+      : job(std::move(update)),
+        spans(layout->ActiveSpans(job.spec)),
+        weights{layout, job.spec, job.state.shadow},
+        gradients{layout, job.spec, gradient},
+        result{job.row, job.id, {}, job.steps, {}} {
+    const UpdateWork& work = job.work;
+    // Without a context nothing predicts the first token.
+    const int64_t skip = work.context.empty() ? 1 : 0;
+    label_count = static_cast<int64_t>(work.tokens.size()) - skip;
+    labels = TokenTensor(work.tokens, device).narrow(0, skip, label_count);
+    label_weights = at::tensor(work.weights, at::kFloat).to(device).narrow(0, skip, label_count);
+    result.done.label_tokens = static_cast<int32_t>(label_weights.count_nonzero().item<int64_t>());
+    tokens = PassTokensOf(work);
+    first_label = static_cast<int64_t>(tokens.size()) - label_count;
+  }
+
+  // Its part of a pass. Only in chunk scope is there a prefix: what the row's keys and values hold
+  // of the context, whose last token is run with the chunk.
+  TrainingSegment Segment(bool learn) {
+    const UpdateWork& work = job.work;
+    TrainingSegment segment;
+    segment.tokens = static_cast<int64_t>(tokens.size());
+    segment.adapter = &weights;
+    segment.gradients = learn ? &gradients : nullptr;
+    if (learn) segment.dropout = LoraDropout(work.dropout, DropoutSeed(job.spec.seed, steps()));
+    if (work.gradient_scope == GradientScope::kWindow) return segment;
+    segment.row_begin = job.row_begin;
+    if (work.context.empty()) return segment;
+    segment.row_begin = job.row_begin - 1;
+    segment.prefix = job.kv;
+    segment.prefix_row = job.row.row;
+    segment.prefix_begin = job.row_begin - static_cast<int64_t>(work.context.size());
+    return segment;
+  }
+
+  bool cancelled() const { return job.cancelled && job.cancelled->load(std::memory_order_relaxed); }
+  int64_t steps() const { return result.steps; }
+  // Nothing was learned yet, or it can be undone.
+  bool can_stop() const { return result.steps == job.steps || job.MayBeUndone(); }
+
+  const UpdateJob job;
+  const std::vector<Span> spans;
+  const AdapterView weights;
+  AdapterView gradients;
+  std::vector<TokenId> tokens;
+  // The hidden states from `first_label` on predict `labels`.
+  int64_t first_label = 0;
+  int64_t label_count = 0;
+  at::Tensor labels;         // [label_count] int64
+  at::Tensor label_weights;  // [label_count] fp32
+  UpdateResult result;
+  TimePoint begun;
+  bool over = false;
+};
+
+Trainer::Trainer(const CausalLm* model, const SlotLayout* layout, const Numerics& numerics,
+                 ThreadShare* thread_share, const Clock* clock, EngineMetrics* metrics,
+                 std::function<void(UpdateResult)> deliver)
     : model_(model),
-      kv_(kv),
       layout_(layout),
       numerics_(numerics),
-      threads_(threads),
+      thread_share_(thread_share),
       clock_(clock),
       metrics_(metrics),
       deliver_(std::move(deliver)),
       scratch_(std::make_unique<Scratch>()),
-      jobs_(1 << 16),
-      worker_([this] { WorkerMain(); }) {}
+      stream_(numerics.device, {.priority = StreamPriority::kUpdate, .name = "mayfly_update"}) {}
 
-Trainer::~Trainer() {
-  jobs_.Close();
-  worker_.join();
+Trainer::~Trainer() = default;
+
+void Trainer::Submit(std::vector<UpdateJob> group) {
+  stream_.Run([this, jobs = std::make_shared<std::vector<UpdateJob>>(std::move(group))] {
+    Run(std::move(*jobs));
+  });
 }
 
-void Trainer::Submit(UpdateJob job) {
-  metrics_->updates_waiting.Add(1);
-  jobs_.PostUnbounded(std::move(job));
-}
-
-void Trainer::WorkerMain() {
-  at::set_num_threads(threads_);
-  while (true) {
-    std::deque<UpdateJob> jobs = jobs_.WaitAndTakeAll();
-    if (jobs.empty()) return;
-    for (const UpdateJob& job : jobs) {
-      metrics_->updates_waiting.Add(-1);
-      deliver_(Run(job));
-    }
-  }
-}
-
-UpdateResult Trainer::Run(const UpdateJob& job) {
+void Trainer::Run(std::vector<UpdateJob> group) {
   const c10::InferenceMode no_autograd;
   const TimePoint begin = clock_->Now();
-  UpdateResult result{job.row, job.id, {}, job.steps};
-  const absl::Status status = RunGuarded("update", [&] { Train(job, &result); });
-  if (!status.ok()) {
-    result.done.outcome = UpdateOutcome::kFailed;
-    result.done.reason = std::string(status.message());
-    scratch_->GiveBack(layout_->ActiveSpans(job.spec), job.state);
-  }
-  result.done.queue_seconds = Seconds(begin - job.queued);
-  result.done.train_seconds = Seconds(clock_->Now() - begin);
-  metrics_->update_queue_seconds.Observe(result.done.queue_seconds);
-  metrics_->update_seconds.Observe(result.done.train_seconds);
-  metrics_->update_busy_seconds.Add(result.done.train_seconds);
-  return result;
+  thread_share_->BeginTraining();
+  Train(std::move(group));
+  thread_share_->EndTraining();
+  metrics_->update_busy_seconds.Add(Seconds(clock_->Now() - begin));
 }
 
-void Trainer::Train(const UpdateJob& job, UpdateResult* result) {
-  const UpdateWork& work = job.work;
-  UpdateDone& done = result->done;
-  const std::vector<Span> spans = layout_->ActiveSpans(job.spec);
-  scratch_->Allocate(*layout_, numerics_);
-  scratch_->Keep(spans, job.state);
+// What throws is met again alone, so that it fails no update but its own.
+void Trainer::Train(std::vector<UpdateJob> group) {
+  const bool together = group.size() > 1;
+  std::vector<Lesson> lessons;
+  const absl::Status status = RunGuarded("update", [&] {
+    lessons.reserve(group.size());
+    for (size_t i = 0; i < group.size(); ++i) {
+      const at::Tensor& gradient = scratch_->Gradient(i, group[i].state.master);
+      lessons.emplace_back(group[i], layout_, gradient, numerics_.device);
+      lessons.back().begun = clock_->Now();
+    }
+    Learn(lessons);
+  });
+  if (status.ok()) return;
+  if (lessons.size() == group.size()) {
+    std::erase_if(group,
+                  [&, i = size_t{0}](const UpdateJob&) mutable { return lessons[i++].over; });
+  }
+  if (together) return TrainOneByOne(std::move(group));
+  for (UpdateJob& job : group) {
+    if (job.MayBeUndone() && !lessons.empty()) scratch_->GiveBack(lessons[0].spans, job.state);
+    UpdateResult failed{job.row, job.id, {}, job.steps, {}};
+    failed.done.outcome = UpdateOutcome::kFailed;
+    failed.done.reason = std::string(status.message());
+    deliver_(std::move(failed));
+  }
+}
 
-  Lesson lesson = work.gradient_scope == GradientScope::kWindow
-                      ? WindowLesson(work, numerics_.device)
-                      : ChunkLesson(job, kv_, numerics_.device);
-  const AdapterView weights{layout_, job.spec, scratch_->shadow};
-  AdapterView gradients{layout_, job.spec, scratch_->gradients};
-  lesson.batch.adapter = &weights;
-  lesson.batch.cancelled = job.cancelled.get();
-  done.label_tokens = static_cast<int32_t>(lesson.weights.count_nonzero().item<int64_t>());
+void Trainer::TrainOneByOne(std::vector<UpdateJob> group) {
+  for (UpdateJob& job : group) {
+    std::vector<UpdateJob> one;
+    one.push_back(std::move(job));
+    Train(std::move(one));
+  }
+}
 
-  int64_t step = job.steps;
-  bool cancelled = false;
-  const auto measure = [&](bool learn) {
-    Scratch::Copy(spans, job.state.master, scratch_->shadow);
-    TrainingTrace trace;
-    const at::Tensor hidden = model_->TrainForward(lesson.batch, &trace);
-    if (!hidden.defined()) return false;
-    const int64_t labels = lesson.labels.size(0);
-    LossResult loss = WeightedLoss(*model_, hidden.narrow(0, lesson.first_label, labels),
-                                   lesson.labels, lesson.weights, learn);
-    done.losses.push_back(loss.loss);
-    if (!learn) return true;
-    at::Tensor dhidden = at::zeros_like(hidden);
-    dhidden.narrow(0, lesson.first_label, labels).copy_(loss.dhidden);
-    for (const Span& span : spans) gradients.elements.narrow(0, span.offset, span.count).zero_();
-    return model_->TrainBackward(dhidden, lesson.batch, &trace, gradients);
+void Trainer::Learn(std::vector<Lesson>& lessons) {
+  int32_t epochs = 0;
+  for (Lesson& lesson : lessons) {
+    epochs = std::max(epochs, lesson.job.work.epochs);
+    lesson.job.shadow_is_free.MakeCurrentStreamWait();
+    if (lesson.job.MayBeUndone()) scratch_->Keep(lesson.spans, lesson.job.state);
+    Copy(lesson.spans, lesson.job.state.master, lesson.job.state.shadow);
+  }
+  // Those that go on, without the ones that were cancelled: their rows are waited for.
+  const auto remaining = [&](const auto& wants) {
+    std::vector<Lesson*> going;
+    for (Lesson& lesson : lessons) {
+      if (!lesson.over && lesson.cancelled() && lesson.can_stop())
+        Finish(lesson, /*cancelled=*/true);
+      if (!lesson.over && wants(lesson)) going.push_back(&lesson);
+    }
+    return going;
   };
-  for (int32_t epoch = 0; epoch < work.epochs && !cancelled; ++epoch) {
-    lesson.batch.dropout = LoraDropout(work.dropout, DropoutSeed(job.spec.seed, step));
-    cancelled = !measure(/*learn=*/true);
-    if (cancelled) break;
-    const double norm = GradientNorm(gradients.elements, spans);
+  for (int32_t epoch = 0; epoch < epochs;) {
+    const std::vector<Lesson*> going =
+        remaining([epoch](const Lesson& lesson) { return lesson.job.work.epochs > epoch; });
+    if (!going.empty()) {
+      if (!Pass(going, /*learn=*/true)) continue;  // again, without those that were cancelled
+      Step(going);
+    }
+    ++epoch;
+  }
+  std::vector<Lesson*> measured;
+  do {
+    measured = remaining([](const Lesson& lesson) { return lesson.job.work.measure_after; });
+  } while (!measured.empty() && !Pass(measured, /*learn=*/false));
+  for (Lesson& lesson : lessons) {
+    if (!lesson.over) Finish(lesson, /*cancelled=*/false);
+  }
+}
+
+bool Trainer::Pass(const std::vector<Lesson*>& lessons, bool learn) {
+  TrainingBatch batch;
+  std::vector<TokenId> tokens;
+  for (Lesson* const lesson : lessons) {
+    tokens.insert(tokens.end(), lesson->tokens.begin(), lesson->tokens.end());
+    batch.segments.push_back(lesson->Segment(learn));
+    if (!learn) continue;
+    for (const Span& span : lesson->spans) {
+      lesson->gradients.elements.narrow(0, span.offset, span.count).zero_();
+    }
+  }
+  batch.tokens = TokenTensor(tokens, numerics_.device);
+  batch.proceed = [&] {
+    thread_share_->BeforeLayer();
+    return std::none_of(lessons.begin(), lessons.end(), [](const Lesson* lesson) {
+      return lesson->cancelled() && lesson->can_stop();
+    });
+  };
+  TrainingTrace trace;
+  const at::Tensor hidden = model_->TrainForward(batch, &trace);
+  if (!hidden.defined()) return false;
+
+  at::Tensor dhidden = learn ? at::zeros_like(hidden) : at::Tensor();
+  std::vector<double> losses;
+  int64_t begin = 0;
+  for (const Lesson* const lesson : lessons) {
+    const int64_t first = begin + lesson->first_label;
+    const LossResult loss = WeightedLoss(*model_, hidden.narrow(0, first, lesson->label_count),
+                                         lesson->labels, lesson->label_weights, learn);
+    losses.push_back(loss.loss);
+    if (learn) dhidden.narrow(0, first, lesson->label_count).copy_(loss.dhidden);
+    begin += static_cast<int64_t>(lesson->tokens.size());
+  }
+  if (learn && !model_->TrainBackward(dhidden, batch, &trace)) return false;
+  for (size_t i = 0; i < lessons.size(); ++i) lessons[i]->result.done.losses.push_back(losses[i]);
+  return true;
+}
+
+void Trainer::Step(const std::vector<Lesson*>& lessons) {
+  for (Lesson* const lesson : lessons) {
+    const UpdateWork& work = lesson->job.work;
+    UpdateDone& done = lesson->result.done;
+    const double norm = GradientNorm(lesson->gradients.elements, lesson->spans);
     done.gradient_norms.push_back(norm);
-    ClipGradients(gradients.elements, spans, norm, work.grad_clip);
-    AdamWStep(work.optimizer, ++step, spans, gradients.elements, job.state);
+    // Nothing is learned from a number that is none.
+    if (!std::isfinite(norm) || !std::isfinite(done.losses.back())) {
+      Finish(*lesson, /*cancelled=*/false);
+      continue;
+    }
+    ClipGradients(lesson->gradients.elements, lesson->spans, norm, work.grad_clip);
+    AdamWStep(work.optimizer, ++lesson->result.steps, lesson->spans, lesson->gradients.elements,
+              lesson->job.state);
+    Copy(lesson->spans, lesson->job.state.master, lesson->job.state.shadow);
     metrics_->trained_tokens.Increment(work.tokens.size());
   }
-  lesson.batch.dropout = LoraDropout();
-  if (!cancelled && work.measure_after) cancelled = !measure(/*learn=*/false);
+}
 
-  const GateVerdict verdict = cancelled ? GateVerdict{UpdateOutcome::kSkipped, "cancelled"}
-                                        : JudgeUpdate(done.losses, done.gradient_norms, work.gate);
+void Trainer::Finish(Lesson& lesson, bool cancelled) {
+  UpdateDone& done = lesson.result.done;
+  const GateVerdict verdict =
+      cancelled ? GateVerdict{UpdateOutcome::kSkipped, "cancelled"}
+                : JudgeUpdate(done.losses, done.gradient_norms, lesson.job.work.gate);
   done.outcome = verdict.outcome;
   done.reason = verdict.reason;
   if (done.outcome == UpdateOutcome::kApplied) {
-    result->steps = step;
+    lesson.result.written = Event::OfCurrentStream(numerics_.device);
   } else {
-    scratch_->GiveBack(spans, job.state);
+    if (lesson.job.MayBeUndone()) scratch_->GiveBack(lesson.spans, lesson.job.state);
+    lesson.result.steps = lesson.job.steps;
   }
+  Deliver(lesson);
+}
+
+void Trainer::Deliver(Lesson& lesson) {
+  lesson.over = true;
+  UpdateDone& done = lesson.result.done;
+  done.queue_seconds = Seconds(lesson.begun - lesson.job.queued);
+  done.train_seconds = Seconds(clock_->Now() - lesson.begun);
+  metrics_->update_queue_seconds.Observe(done.queue_seconds);
+  metrics_->update_seconds.Observe(done.train_seconds);
+  deliver_(std::move(lesson.result));
 }
 
 }  // namespace mayfly

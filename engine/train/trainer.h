@@ -1,20 +1,22 @@
 #pragma once
 
-// Trains adapters on a thread of its own: one job at a time, in order. A job brings everything it
-// touches (a row's optimizer state and the place of its keys and values) and its result takes it
-// back, so that nobody else reads or writes the row's masters meanwhile. Serving weights are never
-// written here: the loop publishes an accepted update between two steps.
+// Trains adapters on an update stream, a group of rows in one pass. A job brings everything it
+// touches (a row's optimizer state, its shadow weights and the place of its keys and values) and
+// its result takes it back, so that nobody else reads or writes these meanwhile. The active serving
+// copy is never written: an accepted update leaves the shadow holding the new weights, and the loop
+// flips the two between two steps.
 //
-// Created by the engine loop, which owns it; Submit and Stop are called on the loop's thread.
+// Created by the engine loop, which owns it; Submit is called on the loop's thread.
 
 #include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <thread>
+#include <vector>
 
 #include "engine/base/clock.h"
-#include "engine/base/mailbox.h"
+#include "engine/device/stream.h"
+#include "engine/device/thread_share.h"
 #include "engine/metrics.h"
 #include "engine/model/causal_lm.h"
 #include "engine/pool/adapter_pool.h"
@@ -29,6 +31,8 @@ struct UpdateJob {
   UpdateWork work;
   AdapterSpec spec;
   AdapterState state;
+  // Keys and values of the row; read in chunk scope.
+  const KvPool* kv = nullptr;
   // Optimizer steps taken so far.
   int64_t steps = 0;
   // Position in the row's window of the chunk's first token.
@@ -36,6 +40,17 @@ struct UpdateJob {
   // Set by the loop: the update ends before its next layer.
   std::shared_ptr<std::atomic<bool>> cancelled;
   TimePoint queued;
+  // Steps that read the shadow when it was the active copy are over.
+  Event shadow_is_free;
+
+  // Tokens of one of its training passes.
+  int64_t PassTokens() const;
+  // What the update costs, in tokens of a forward pass: a pass with its backward costs two
+  // (algorithm: 4N against 2N operations a token).
+  int64_t ServiceTokens() const;
+  // It may be dropped after a step was taken, so the state before it is kept; there is room for
+  // one.
+  bool MayBeUndone() const { return work.epochs > 1 || work.measure_after; }
 };
 
 struct UpdateResult {
@@ -45,41 +60,52 @@ struct UpdateResult {
   UpdateDone done;
   // Optimizer steps taken, this update's included if it was kept.
   int64_t steps = 0;
+  // The shadow is written.
+  Event written;
 };
 
 class Trainer {
  public:
-  // `deliver` is called on the worker with each job's result, exactly once a job.
-  Trainer(const CausalLm* model, const KvPool* kv, const SlotLayout* layout,
-          const Numerics& numerics, int32_t threads, const Clock* clock, EngineMetrics* metrics,
+  // `deliver` is called on the update stream's thread with each job's result, exactly once a job.
+  // All pointers outlive the trainer.
+  Trainer(const CausalLm* model, const SlotLayout* layout, const Numerics& numerics,
+          ThreadShare* thread_share, const Clock* clock, EngineMetrics* metrics,
           std::function<void(UpdateResult)> deliver);
-  // Finishes what waits (jobs whose `cancelled` is set end at once) and joins the worker.
+  // Finishes what waits (jobs whose `cancelled` is set end at once).
   ~Trainer();
 
-  void Submit(UpdateJob job);
+  // Trains the jobs' rows together. At most one job that may be undone, and that alone.
+  void Submit(std::vector<UpdateJob> group);
 
-  // Runs one job on the calling thread: what the worker does, for tests and benchmarks.
-  UpdateResult Run(const UpdateJob& job);
+  // Runs a group on the calling thread: what the stream's thread does, for tests and benchmarks.
+  // Results go to `deliver`.
+  void Run(std::vector<UpdateJob> group);
 
  private:
+  class Lesson;
   struct Scratch;
-  void WorkerMain();
-  void Train(const UpdateJob& job, UpdateResult* result);
+
+  void Train(std::vector<UpdateJob> group);
+  void TrainOneByOne(std::vector<UpdateJob> group);
+  void Learn(std::vector<Lesson>& lessons);
+  // One pass over the lessons that go on. False when one of them was cancelled meanwhile.
+  bool Pass(const std::vector<Lesson*>& lessons, bool learn);
+  void Step(const std::vector<Lesson*>& lessons);
+  void Finish(Lesson& lesson, bool cancelled);
+  void Deliver(Lesson& lesson);
 
   const CausalLm* const model_;
-  const KvPool* const kv_;
   const SlotLayout* const layout_;
   const Numerics numerics_;
-  const int32_t threads_;
+  ThreadShare* const thread_share_;
   const Clock* const clock_;
   EngineMetrics* const metrics_;
   const std::function<void(UpdateResult)> deliver_;
 
-  // Used by whichever thread runs a job.
+  // Used by whichever thread runs a group.
   const std::unique_ptr<Scratch> scratch_;
 
-  Mailbox<UpdateJob> jobs_;
-  std::thread worker_;
+  Stream stream_;
 };
 
 }  // namespace mayfly

@@ -9,7 +9,7 @@
 
 #include "benchmark/benchmark.h"
 #include "engine/runtime/model_runner.h"
-#include "engine/train/trainer.h"
+#include "tests/parity/test_trainer.h"
 #include "tests/parity/tiny_model.h"
 
 namespace mayfly {
@@ -109,10 +109,7 @@ BENCHMARK(Decode)
 // One epoch on 1,024 tokens after 1,024 tokens of context, gradients through the chunk alone.
 void Update(benchmark::State& state) {
   const Bench bench(static_cast<int32_t>(state.range(0)));
-  const SteadyClock clock;
-  EngineMetrics metrics;
-  Trainer trainer(bench.tiny().model.get(), bench.tiny().kv.get(), bench.tiny().layout.get(),
-                  bench.tiny().numerics, kThreads, &clock, &metrics, [](UpdateResult) {});
+  TestTrainer trainer(bench.tiny(), kThreads);
   const std::vector<TokenId> tokens = Tokens(2048);
   bench.runner().Run({bench.Slice(0, 0, 1024)});
   UpdateJob job;

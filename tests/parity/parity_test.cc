@@ -7,9 +7,9 @@
 #include <ATen/ATen.h>
 
 #include "engine/train/loss.h"
-#include "engine/train/trainer.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/parity/test_trainer.h"
 #include "tests/parity/tiny_model.h"
 
 namespace mayfly {
@@ -77,8 +77,7 @@ class AdapterTest : public testing::TestWithParam<const char*> {
   AdapterTest()
       : dir_(std::string(kParityData) + GetParam()),
         tiny_(LoadTinyModel(dir_, DType::kFloat32, kWindow, /*max_rank=*/6)),
-        trainer_(tiny_.model.get(), tiny_.kv.get(), tiny_.layout.get(), tiny_.numerics, 1, &clock_,
-                 &metrics_, [](UpdateResult) {}) {
+        trainer_(tiny_) {
     spec_.rank = 4;
     spec_.alpha = 8;
     tiny_.adapters->Initialize(0, spec_);
@@ -121,9 +120,7 @@ class AdapterTest : public testing::TestWithParam<const char*> {
   const c10::InferenceMode no_autograd_;
   const std::string dir_;
   const TinyModel tiny_;
-  SteadyClock clock_;
-  EngineMetrics metrics_;
-  Trainer trainer_;
+  TestTrainer trainer_;
   AdapterSpec spec_;
   AdapterView masters_;
   AdapterView serving_;
@@ -153,9 +150,13 @@ TEST_P(AdapterTest, EveryGradientEqualsPeftInBothScopes) {
       const int64_t labels = tokens.size(0) - context;
       TrainingBatch batch;
       batch.tokens = tokens.slice(0, begin, tokens.size(0) - 1);
-      batch.row_begin = begin;
-      batch.adapter = &serving_;
-      if (!window) batch.prefix = tiny_.kv.get();
+      AdapterView gradients{tiny_.layout.get(), spec_, at::zeros_like(masters_.elements)};
+      batch.segments = {{.tokens = batch.tokens.size(0),
+                         .row_begin = begin,
+                         .prefix = window ? nullptr : tiny_.kv.get(),
+                         .adapter = &serving_,
+                         .gradients = &gradients,
+                         .dropout = {}}};
       TrainingTrace trace;
       const at::Tensor hidden = tiny_.model->TrainForward(batch, &trace);
       const at::Tensor weights =
@@ -165,8 +166,7 @@ TEST_P(AdapterTest, EveryGradientEqualsPeftInBothScopes) {
                        tokens.slice(0, context), weights, /*need_gradient=*/true);
       at::Tensor dhidden = at::zeros_like(hidden);
       dhidden.slice(0, hidden.size(0) - labels).copy_(loss.dhidden);
-      AdapterView gradients{tiny_.layout.get(), spec_, at::zeros_like(masters_.elements)};
-      ASSERT_TRUE(tiny_.model->TrainBackward(dhidden, batch, &trace, gradients));
+      ASSERT_TRUE(tiny_.model->TrainBackward(dhidden, batch, &trace));
 
       const nlohmann::json& expected = numbers[name];
       EXPECT_NEAR(loss.loss, expected["loss"].get<double>(), 1e-4) << name;

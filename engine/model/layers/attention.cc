@@ -268,12 +268,12 @@ void CausalAttention(const Numerics& numerics, const std::vector<AttentionInput>
   if (numerics.kernels != nullptr) AttendTokens(*numerics.kernels, single, single_outs);
 }
 
-AttentionTrace CausalAttentionForTraining(const Numerics& numerics, const AttentionInput& input) {
-  if (numerics.kernels == nullptr) return AttendPlain(input);
-  AttentionTrace trace;
-  trace.out = at::empty({input.q.size(0), input.q.size(1) * input.q.size(2)}, input.q.options());
-  trace.log_sum_exp = AttendBlocks(*numerics.kernels, input, trace.out);
-  return trace;
+at::Tensor CausalAttentionForTraining(const Numerics& numerics, const AttentionInput& input,
+                                      const at::Tensor& out) {
+  if (numerics.kernels != nullptr) return AttendBlocks(*numerics.kernels, input, out);
+  const AttentionTrace trace = AttendPlain(input);
+  out.copy_(trace.out);
+  return trace.log_sum_exp;
 }
 
 void CausalAttentionBackward(const Numerics& numerics, const AttentionInput& input,

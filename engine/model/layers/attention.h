@@ -23,13 +23,16 @@ struct AttentionInput {
 void CausalAttention(const Numerics& numerics, const std::vector<AttentionInput>& inputs,
                      const std::vector<at::Tensor>& outs);
 
-// The same for one row, keeping what the gradient needs: the result, and log_sum_exp [heads,
-// tokens] fp32.
+// The same for one row, returning what the gradient needs beside the result: the log-sum-exp of the
+// scores, [heads, tokens] fp32.
+at::Tensor CausalAttentionForTraining(const Numerics& numerics, const AttentionInput& input,
+                                      const at::Tensor& out);
+
+// What the forward pass of one row gave; out: [tokens, heads * head_dim], dense.
 struct AttentionTrace {
   at::Tensor out;
   at::Tensor log_sum_exp;
 };
-AttentionTrace CausalAttentionForTraining(const Numerics& numerics, const AttentionInput& input);
 
 // Where gradients go, matrix type, dense within a token.
 struct AttentionGradient {

@@ -93,14 +93,14 @@ at::Tensor DecoderLayer::AddResidual(const at::Tensor& x, const at::Tensor& y) c
 
 at::Tensor DecoderLayer::Mlp(const at::Tensor& x,
                              const std::vector<AdapterSegment>& adapters) const {
-  const at::Tensor gate_up = weights_.gate_up.Forward(weights_.mlp_norm.Forward(x), adapters, {});
-  return AddResidual(x, weights_.down.Forward(SiluMul(numerics_, gate_up), adapters, {}));
+  const at::Tensor gate_up = weights_.gate_up.Forward(weights_.mlp_norm.Forward(x), adapters);
+  return AddResidual(x, weights_.down.Forward(SiluMul(numerics_, gate_up), adapters));
 }
 
 at::Tensor DecoderLayer::Forward(const at::Tensor& x, const at::Tensor& positions,
                                  const std::vector<LayerSegment>& segments,
                                  const std::vector<AdapterSegment>& adapters) const {
-  Qkv qkv = Split(weights_.qkv.Forward(weights_.attention_norm.Forward(x), adapters, {}));
+  Qkv qkv = Split(weights_.qkv.Forward(weights_.attention_norm.Forward(x), adapters));
   if (weights_.q_norm) {
     qkv.q = weights_.q_norm->Forward(qkv.q);
     qkv.k = weights_.k_norm->Forward(qkv.k);
@@ -118,15 +118,14 @@ at::Tensor DecoderLayer::Forward(const at::Tensor& x, const at::Tensor& position
     outs.push_back(attended.narrow(0, segment.batch_begin, segment.tokens));
   }
   CausalAttention(numerics_, inputs, outs);
-  return Mlp(AddResidual(x, weights_.o.Forward(attended, adapters, {})), adapters);
+  return Mlp(AddResidual(x, weights_.o.Forward(attended, adapters)), adapters);
 }
 
 at::Tensor DecoderLayer::TrainForward(const at::Tensor& x, const TrainingContext& context,
-                                      const at::Tensor& prefix_keys,
-                                      const at::Tensor& prefix_values, LayerTrace* trace) const {
-  const std::vector<AdapterSegment> all = {{0, x.size(0), context.adapter}};
+                                      const std::vector<LayerPrefix>& prefixes,
+                                      LayerTrace* trace) const {
   trace->input = x;
-  Qkv qkv = Split(weights_.qkv.Forward(weights_.attention_norm.Forward(x), all, context.dropout));
+  Qkv qkv = Split(weights_.qkv.Forward(weights_.attention_norm.Forward(x), context.segments));
   if (weights_.q_norm) {
     trace->q_raw = qkv.q;
     trace->k_raw = qkv.k;
@@ -135,60 +134,77 @@ at::Tensor DecoderLayer::TrainForward(const at::Tensor& x, const TrainingContext
   }
   rotary_->Rotate(qkv.q, context.positions);
   rotary_->Rotate(qkv.k, context.positions);
-  // Through the type that the pool keeps, so that training sees what serving sees.
-  const auto with_prefix = [&](const at::Tensor& prefix, const at::Tensor& own) {
-    const at::Tensor mine = own.transpose(0, 1).to(numerics_.weights);
-    return prefix.defined() ? at::cat({prefix, mine}, 1) : mine.contiguous();
-  };
-  trace->attention_input = {qkv.q, with_prefix(prefix_keys, qkv.k),
-                            with_prefix(prefix_values, qkv.v)};
-  trace->attention = CausalAttentionForTraining(numerics_, trace->attention_input);
-  trace->mlp_input = AddResidual(x, weights_.o.Forward(trace->attention.out, all, context.dropout));
+  AttendSegments(qkv, context, prefixes, trace);
+  trace->mlp_input = AddResidual(x, weights_.o.Forward(trace->attended, context.segments));
   trace->gate_up =
-      weights_.gate_up.Forward(weights_.mlp_norm.Forward(trace->mlp_input), all, context.dropout);
-  return AddResidual(trace->mlp_input, weights_.down.Forward(SiluMul(numerics_, trace->gate_up),
-                                                             all, context.dropout));
+      weights_.gate_up.Forward(weights_.mlp_norm.Forward(trace->mlp_input), context.segments);
+  return AddResidual(trace->mlp_input,
+                     weights_.down.Forward(SiluMul(numerics_, trace->gate_up), context.segments));
+}
+
+void DecoderLayer::AttendSegments(const Qkv& qkv, const TrainingContext& context,
+                                  const std::vector<LayerPrefix>& prefixes,
+                                  LayerTrace* trace) const {
+  trace->attended = at::empty({qkv.q.size(0), heads_ * head_dim_}, numerics_.MatrixOptions());
+  for (size_t i = 0; i < context.segments.size(); ++i) {
+    const AdapterSegment& segment = context.segments[i];
+    const auto part = [&](const at::Tensor& x) {
+      return x.narrow(0, segment.begin, segment.tokens);
+    };
+    // Through the type that the pool keeps, so that training sees what serving sees.
+    const auto with_prefix = [&](const at::Tensor& prefix, const at::Tensor& own) {
+      const at::Tensor mine = part(own).transpose(0, 1).to(numerics_.weights);
+      return prefix.defined() ? at::cat({prefix, mine}, 1) : mine.contiguous();
+    };
+    trace->attention_inputs.push_back({part(qkv.q), with_prefix(prefixes[i].keys, qkv.k),
+                                       with_prefix(prefixes[i].values, qkv.v)});
+    trace->log_sum_exps.push_back(CausalAttentionForTraining(
+        numerics_, trace->attention_inputs.back(), part(trace->attended)));
+  }
 }
 
 at::Tensor DecoderLayer::Backward(const at::Tensor& dy, const TrainingContext& context,
-                                  const LayerTrace& trace, AdapterView& gradients,
-                                  bool need_dx) const {
-  const at::Tensor dmlp_input = MlpBackward(dy, context, trace, gradients).add_(dy);
-  const at::Tensor dx = AttentionBackward(dmlp_input, context, trace, gradients, need_dx);
+                                  const LayerTrace& trace, bool need_dx) const {
+  const at::Tensor dmlp_input = MlpBackward(dy, context, trace).add_(dy);
+  const at::Tensor dx = AttentionBackward(dmlp_input, context, trace, need_dx);
   return need_dx ? dx.add(dmlp_input) : at::Tensor();
 }
 
 at::Tensor DecoderLayer::MlpBackward(const at::Tensor& dy, const TrainingContext& context,
-                                     const LayerTrace& trace, AdapterView& gradients) const {
+                                     const LayerTrace& trace) const {
   const at::Tensor ds =
       weights_.down.Backward(SiluMul(numerics_, trace.gate_up), dy.to(numerics_.matrix),
-                             *context.adapter, context.dropout, gradients, /*need_dx=*/true);
-  const at::Tensor dnorm = weights_.gate_up.Backward(
-      weights_.mlp_norm.Forward(trace.mlp_input), SiluMulBackward(numerics_, trace.gate_up, ds),
-      *context.adapter, context.dropout, gradients, /*need_dx=*/true);
+                             context.segments, /*need_dx=*/true);
+  const at::Tensor dnorm = weights_.gate_up.Backward(weights_.mlp_norm.Forward(trace.mlp_input),
+                                                     SiluMulBackward(numerics_, trace.gate_up, ds),
+                                                     context.segments, /*need_dx=*/true);
   return weights_.mlp_norm.Backward(trace.mlp_input, dnorm);
 }
 
 at::Tensor DecoderLayer::AttentionBackward(const at::Tensor& dy, const TrainingContext& context,
-                                           const LayerTrace& trace, AdapterView& gradients,
-                                           bool need_dx) const {
-  const at::Tensor dattended =
-      weights_.o.Backward(trace.attention.out, dy.to(numerics_.matrix), *context.adapter,
-                          context.dropout, gradients, /*need_dx=*/true);
+                                           const LayerTrace& trace, bool need_dx) const {
+  const at::Tensor dattended = weights_.o.Backward(trace.attended, dy.to(numerics_.matrix),
+                                                   context.segments, /*need_dx=*/true);
   const at::Tensor dqkv =
       at::empty({dy.size(0), (heads_ + 2 * kv_heads_) * head_dim_}, numerics_.MatrixOptions());
   Qkv d = Split(dqkv);
-  CausalAttentionBackward(numerics_, trace.attention_input, trace.attention, dattended,
-                          {d.q, d.k, d.v});
+  for (size_t i = 0; i < context.segments.size(); ++i) {
+    const AdapterSegment& segment = context.segments[i];
+    const auto part = [&](const at::Tensor& x) {
+      return x.narrow(0, segment.begin, segment.tokens);
+    };
+    CausalAttentionBackward(numerics_, trace.attention_inputs[i],
+                            {part(trace.attended), trace.log_sum_exps[i]}, part(dattended),
+                            {part(d.q), part(d.k), part(d.v)});
+  }
   rotary_->RotateBack(d.q, context.positions);
   rotary_->RotateBack(d.k, context.positions);
   if (weights_.q_norm) {
     d.q.copy_(weights_.q_norm->Backward(trace.q_raw, d.q));
     d.k.copy_(weights_.k_norm->Backward(trace.k_raw, d.k));
   }
-  const at::Tensor dnorm =
-      weights_.qkv.Backward(weights_.attention_norm.Forward(trace.input), dqkv, *context.adapter,
-                            context.dropout, gradients, need_dx);
+  const at::Tensor dnorm = weights_.qkv.Backward(weights_.attention_norm.Forward(trace.input), dqkv,
+                                                 context.segments, need_dx);
   return need_dx ? weights_.attention_norm.Backward(trace.input, dnorm) : at::Tensor();
 }
 

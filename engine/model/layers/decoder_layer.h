@@ -29,11 +29,18 @@ struct LayerSegment {
   at::Tensor values;
 };
 
-// What all layers of one training pass share. One row, one run of tokens.
+// What all layers of one training pass share.
 struct TrainingContext {
-  const AdapterView* adapter = nullptr;
-  LoraDropout dropout;
+  // One a row of the batch, in its order.
+  std::vector<AdapterSegment> segments;
   at::Tensor positions;  // [tokens] int64
+};
+
+// This layer of the keys and values before a segment, [kv_heads, length, head_dim]: constants.
+// Undefined: there are none.
+struct LayerPrefix {
+  at::Tensor keys;
+  at::Tensor values;
 };
 
 // What a layer remembers between its forward and its backward pass.
@@ -41,10 +48,12 @@ struct LayerTrace {
   at::Tensor input;  // [tokens, hidden]
   at::Tensor q_raw;  // before the query norm; undefined without one
   at::Tensor k_raw;
-  AttentionInput attention_input;  // queries rotated, keys and values of prefix and tokens
-  AttentionTrace attention;
-  at::Tensor mlp_input;  // [tokens, hidden], before its norm
-  at::Tensor gate_up;    // [tokens, 2 * intermediate]
+  // One a segment: queries rotated, keys and values of prefix and tokens.
+  std::vector<AttentionInput> attention_inputs;
+  std::vector<at::Tensor> log_sum_exps;  // [heads, tokens] fp32
+  at::Tensor attended;                   // [tokens, heads * head_dim]
+  at::Tensor mlp_input;                  // [tokens, hidden], before its norm
+  at::Tensor gate_up;                    // [tokens, 2 * intermediate]
 };
 
 struct DecoderLayerWeights {
@@ -69,15 +78,14 @@ class DecoderLayer {
                      const std::vector<LayerSegment>& segments,
                      const std::vector<AdapterSegment>& adapters) const;
 
-  // The same for training, after a prefix whose keys and values are constants (undefined: none).
+  // The same for training, one prefix a segment.
   at::Tensor TrainForward(const at::Tensor& x, const TrainingContext& context,
-                          const at::Tensor& prefix_keys, const at::Tensor& prefix_values,
-                          LayerTrace* trace) const;
+                          const std::vector<LayerPrefix>& prefixes, LayerTrace* trace) const;
 
   // dy: [tokens, hidden] -> the gradient with respect to the layer's input (undefined unless
-  // `need_dx`). The adapter's gradients are added to `gradients`.
+  // `need_dx`). The adapters' gradients are added where the segments say.
   at::Tensor Backward(const at::Tensor& dy, const TrainingContext& context, const LayerTrace& trace,
-                      AdapterView& gradients, bool need_dx) const;
+                      bool need_dx) const;
 
  private:
   // Views of the fused product, or of its gradient.
@@ -90,10 +98,13 @@ class DecoderLayer {
   void StoreKeys(const Qkv& qkv, const LayerSegment& segment) const;
   at::Tensor AddResidual(const at::Tensor& x, const at::Tensor& y) const;
   at::Tensor Mlp(const at::Tensor& x, const std::vector<AdapterSegment>& adapters) const;
+  // Attention of each segment over its own keys.
+  void AttendSegments(const Qkv& qkv, const TrainingContext& context,
+                      const std::vector<LayerPrefix>& prefixes, LayerTrace* trace) const;
   at::Tensor MlpBackward(const at::Tensor& dy, const TrainingContext& context,
-                         const LayerTrace& trace, AdapterView& gradients) const;
+                         const LayerTrace& trace) const;
   at::Tensor AttentionBackward(const at::Tensor& dy, const TrainingContext& context,
-                               const LayerTrace& trace, AdapterView& gradients, bool need_dx) const;
+                               const LayerTrace& trace, bool need_dx) const;
 
   const Numerics numerics_;
   const int64_t heads_;

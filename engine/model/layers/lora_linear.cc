@@ -29,16 +29,16 @@ LoraLinear::LoraLinear(const Numerics& numerics, int32_t layer, Linear base,
   }
 }
 
-at::Tensor LoraLinear::Forward(const at::Tensor& x, const std::vector<AdapterSegment>& segments,
-                               const LoraDropout& dropout) const {
+at::Tensor LoraLinear::Forward(const at::Tensor& x,
+                               const std::vector<AdapterSegment>& segments) const {
   at::Tensor y = base_.Forward(x);
   std::vector<const AdapterSegment*> few_rows;
   for (const AdapterSegment& segment : segments) {
     if (segment.adapter == nullptr) continue;
-    if (numerics_.kernels != nullptr && segment.tokens <= kFewRows && !dropout.active()) {
+    if (numerics_.kernels != nullptr && segment.tokens <= kFewRows && !segment.dropout.active()) {
       few_rows.push_back(&segment);
     } else {
-      AddAdapter(x, segment, dropout, y);
+      AddAdapter(x, segment, y);
     }
   }
   const int64_t modules = static_cast<int64_t>(outputs_.size());
@@ -53,13 +53,14 @@ at::Tensor LoraLinear::Forward(const at::Tensor& x, const std::vector<AdapterSeg
 }
 
 void LoraLinear::AddAdapter(const at::Tensor& x, const AdapterSegment& segment,
-                            const LoraDropout& dropout, at::Tensor& y) const {
+                            at::Tensor& y) const {
   const AdapterView& adapter = *segment.adapter;
   const at::Tensor input = x.narrow(0, segment.begin, segment.tokens);
   for (const Output& output : outputs_) {
     if (!adapter.Adapts(layer_, output.module)) continue;
-    const at::Tensor a = MatrixProduct(numerics_, dropout.Apply(input, layer_, output.module),
-                                       adapter.A(layer_, output.module).t());
+    const at::Tensor a =
+        MatrixProduct(numerics_, segment.dropout.Apply(input, layer_, output.module),
+                      adapter.A(layer_, output.module).t());
     y.narrow(0, segment.begin, segment.tokens)
         .narrow(1, output.begin, output.width)
         .add_(MatrixProduct(numerics_, a, adapter.B(layer_, output.module)), adapter.spec.scale());
@@ -84,24 +85,37 @@ void LoraLinear::AddAdapterFewRows(const at::Tensor& x, const AdapterSegment& se
 }
 
 at::Tensor LoraLinear::Backward(const at::Tensor& x, const at::Tensor& dy,
-                                const AdapterView& adapter, const LoraDropout& dropout,
-                                AdapterView& gradients, bool need_dx) const {
-  at::Tensor dx = need_dx ? base_.BackwardInput(dy) : at::Tensor();
+                                const std::vector<AdapterSegment>& segments, bool need_dx) const {
+  const at::Tensor dx = need_dx ? base_.BackwardInput(dy) : at::Tensor();
+  for (const AdapterSegment& segment : segments) {
+    if (segment.adapter != nullptr) BackwardAdapter(x, dy, segment, dx);
+  }
+  return dx;
+}
+
+void LoraLinear::BackwardAdapter(const at::Tensor& x, const at::Tensor& dy,
+                                 const AdapterSegment& segment, const at::Tensor& dx) const {
+  const AdapterView& adapter = *segment.adapter;
+  const double scale = adapter.spec.scale();
+  const at::Tensor all_input = x.narrow(0, segment.begin, segment.tokens);
+  const at::Tensor all_dy = dy.narrow(0, segment.begin, segment.tokens);
   for (const Output& output : outputs_) {
     const Module module = output.module;
     if (!adapter.Adapts(layer_, module)) continue;
-    const at::Tensor input = dropout.Apply(x, layer_, module);
+    const at::Tensor input = segment.dropout.Apply(all_input, layer_, module);
     const at::Tensor weight_a = adapter.A(layer_, module);
-    const at::Tensor dy_module = dy.narrow(1, output.begin, output.width);
-    const at::Tensor a = MatrixProduct(numerics_, input, weight_a.t());
-    const at::Tensor da = MatrixProduct(numerics_, dy_module, adapter.B(layer_, module).t())
-                              .mul_(adapter.spec.scale());
-    gradients.A(layer_, module).add_(MatrixProduct(numerics_, da.t(), input));
-    gradients.B(layer_, module)
-        .add_(MatrixProduct(numerics_, a.t(), dy_module), adapter.spec.scale());
-    if (need_dx) dx.add_(dropout.Apply(MatrixProduct(numerics_, da, weight_a), layer_, module));
+    const at::Tensor dy_module = all_dy.narrow(1, output.begin, output.width);
+    const at::Tensor da =
+        MatrixProduct(numerics_, dy_module, adapter.B(layer_, module).t()).mul_(scale);
+    if (segment.gradients != nullptr) {
+      const at::Tensor a = MatrixProduct(numerics_, input, weight_a.t());
+      segment.gradients->A(layer_, module).add_(MatrixProduct(numerics_, da.t(), input));
+      segment.gradients->B(layer_, module).add_(MatrixProduct(numerics_, a.t(), dy_module), scale);
+    }
+    if (!dx.defined()) continue;
+    dx.narrow(0, segment.begin, segment.tokens)
+        .add_(segment.dropout.Apply(MatrixProduct(numerics_, da, weight_a), layer_, module));
   }
-  return dx;
 }
 
 }  // namespace mayfly

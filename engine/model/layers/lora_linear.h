@@ -40,14 +40,6 @@ struct AdapterView {
   }
 };
 
-// Tokens [begin, begin + tokens) of a batch belong to one row.
-struct AdapterSegment {
-  int64_t begin = 0;
-  int64_t tokens = 0;
-  // Null: no adapter.
-  const AdapterView* adapter = nullptr;
-};
-
 // Which inputs a training pass hides from A, a module at a time: PEFT's LoRA dropout. The same
 // masks come out whenever they are asked for.
 class LoraDropout {
@@ -64,6 +56,18 @@ class LoraDropout {
   uint64_t seed_ = 0;
 };
 
+// Tokens [begin, begin + tokens) of a batch belong to one row.
+struct AdapterSegment {
+  int64_t begin = 0;
+  int64_t tokens = 0;
+  // Null: no adapter.
+  const AdapterView* adapter = nullptr;
+  // Of a training pass: where the adapter's gradients are added (fp32; null: nowhere), and its
+  // dropout.
+  AdapterView* gradients = nullptr;
+  LoraDropout dropout = {};
+};
+
 class LoraLinear {
  public:
   LoraLinear() = default;
@@ -72,14 +76,13 @@ class LoraLinear {
              const SlotLayout& layout);
 
   // x: [tokens, in] -> [tokens, sum of outs], matrix type. Segments do not overlap.
-  at::Tensor Forward(const at::Tensor& x, const std::vector<AdapterSegment>& segments,
-                     const LoraDropout& dropout) const;
+  at::Tensor Forward(const at::Tensor& x, const std::vector<AdapterSegment>& segments) const;
 
-  // For a batch that is one segment: the gradient with respect to x, and the adapter's own, which
-  // are added to `gradients`. x: as in the forward pass; dy: [tokens, sum of outs]; both in the
-  // matrix type.
-  at::Tensor Backward(const at::Tensor& x, const at::Tensor& dy, const AdapterView& adapter,
-                      const LoraDropout& dropout, AdapterView& gradients, bool need_dx) const;
+  // The gradient with respect to x (undefined unless `need_dx`); those of the segments' adapters
+  // are added where they say, each from its own tokens alone. x: as in the forward pass; dy:
+  // [tokens, sum of outs]; both in the matrix type.
+  at::Tensor Backward(const at::Tensor& x, const at::Tensor& dy,
+                      const std::vector<AdapterSegment>& segments, bool need_dx) const;
 
  private:
   struct Output {
@@ -87,8 +90,9 @@ class LoraLinear {
     int64_t begin;
     int64_t width;
   };
-  void AddAdapter(const at::Tensor& x, const AdapterSegment& segment, const LoraDropout& dropout,
-                  at::Tensor& y) const;
+  void AddAdapter(const at::Tensor& x, const AdapterSegment& segment, at::Tensor& y) const;
+  void BackwardAdapter(const at::Tensor& x, const at::Tensor& dy, const AdapterSegment& segment,
+                       const at::Tensor& dx) const;
   // One module of a segment of at most kFewRows tokens.
   void AddAdapterFewRows(const at::Tensor& x, const AdapterSegment& segment, const Output& output,
                          const at::Tensor& y) const;
