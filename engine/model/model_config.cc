@@ -42,6 +42,14 @@ class Reader {
   int32_t SizeOr(const char* name, int64_t fallback, int64_t limit) {
     return CheckSize(name, Get<int64_t>(name, fallback), limit);
   }
+  // A finite number greater than `limit`.
+  double Above(const char* name, double fallback, double limit) {
+    const double value = Get(name, fallback);
+    if (!(std::isfinite(value) && value > limit) && status_.ok()) {
+      status_ = Bad(absl::StrCat("'", name, "' is ", value, ", it must be above ", limit));
+    }
+    return value;
+  }
 
   const absl::Status& status() const { return status_; }
 
@@ -71,7 +79,7 @@ std::optional<RopeScaling> ScalingFromName(const std::string& name) {
 absl::StatusOr<RopeConfig> ParseRope(const Json& config, int32_t max_positions) {
   RopeConfig rope;
   Reader outer(config);
-  rope.theta = outer.Get("rope_theta", rope.theta);
+  rope.theta = outer.Above("rope_theta", rope.theta, 1);
   rope.original_max_positions = max_positions;
   MAYFLY_RETURN_IF_ERROR(outer.status());
   const char* const place = config.contains("rope_parameters") ? "rope_parameters" : "rope_scaling";
@@ -85,10 +93,10 @@ absl::StatusOr<RopeConfig> ParseRope(const Json& config, int32_t max_positions) 
   const std::optional<RopeScaling> scaling = ScalingFromName(name);
   if (!scaling) return Bad(absl::StrCat("'", place, "' has the unknown type '", name, "'"));
   rope.scaling = *scaling;
-  rope.theta = inner.Get("rope_theta", rope.theta);
+  rope.theta = inner.Above("rope_theta", rope.theta, 1);
   rope.factor = inner.Get("factor", rope.factor);
   rope.original_max_positions =
-      inner.Get("original_max_position_embeddings", rope.original_max_positions);
+      inner.SizeOr("original_max_position_embeddings", rope.original_max_positions, 1 << 24);
   rope.low_freq_factor = inner.Get("low_freq_factor", rope.low_freq_factor);
   rope.high_freq_factor = inner.Get("high_freq_factor", rope.high_freq_factor);
   rope.beta_fast = inner.Get("beta_fast", rope.beta_fast);
@@ -97,8 +105,9 @@ absl::StatusOr<RopeConfig> ParseRope(const Json& config, int32_t max_positions) 
   rope.mscale = inner.Get("mscale", rope.mscale);
   rope.mscale_all_dim = inner.Get("mscale_all_dim", rope.mscale_all_dim);
   rope.truncate = inner.Get("truncate", rope.truncate);
+  const double rotary_part = inner.Get("partial_rotary_factor", 1.0);
   MAYFLY_RETURN_IF_ERROR(inner.status());
-  if (inner.Get("partial_rotary_factor", 1.0) != 1.0) {
+  if (rotary_part != 1.0) {
     return Bad("'partial_rotary_factor' other than 1 is not supported");
   }
   if (!std::isfinite(rope.factor) || rope.factor < 1) {
@@ -110,9 +119,10 @@ absl::StatusOr<RopeConfig> ParseRope(const Json& config, int32_t max_positions) 
 absl::Status CheckNoSlidingWindow(const Json& config, int32_t max_positions) {
   const auto it = config.find("sliding_window");
   if (it == config.end() || !it->is_number_integer()) return absl::OkStatus();
-  if (config.contains("use_sliding_window") && !config["use_sliding_window"].get<bool>()) {
-    return absl::OkStatus();
-  }
+  Reader reader(config);
+  const bool used = reader.Get("use_sliding_window", true);
+  MAYFLY_RETURN_IF_ERROR(reader.status());
+  if (!used) return absl::OkStatus();
   if (it->get<int64_t>() >= max_positions) return absl::OkStatus();
   return Bad(absl::StrCat("'sliding_window' is ", it->get<int64_t>(),
                           ", sliding-window attention is not supported"));
@@ -171,7 +181,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& json) {
   config.max_positions = reader.SizeOr("max_position_embeddings", 2048, 1 << 24);
   MAYFLY_RETURN_IF_ERROR(reader.status());
   config.head_dim = reader.SizeOr("head_dim", config.hidden / config.heads, 1024);
-  config.rms_norm_eps = reader.Get("rms_norm_eps", config.rms_norm_eps);
+  config.rms_norm_eps = reader.Above("rms_norm_eps", config.rms_norm_eps, 0);
   config.tied_embeddings = reader.Get("tie_word_embeddings", false);
   SetArchitectureTraits(reader, &config);
   const std::string activation = reader.Get<std::string>("hidden_act", "silu");
