@@ -38,16 +38,12 @@ bool Better(const Candidate& a, const Candidate& b) {
   return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
 }
 
-// The tokens that top-k and min-p leave, best first where an order is needed at all.
-std::vector<Candidate> Candidates(const SamplingOptions& options, std::span<const float> logits,
-                                  float best) {
-  // min_p compares probabilities, so in logits it is a distance from the best.
-  const float floor = options.min_p > 0
-                          ? best + static_cast<float>(options.temperature * std::log(options.min_p))
-                          : -std::numeric_limits<float>::infinity();
+// The tokens that top-k leaves, best first where the next cut needs an order.
+std::vector<Candidate> Candidates(const SamplingOptions& options, std::span<const float> logits) {
   std::vector<Candidate> candidates;
+  candidates.reserve(logits.size());
   for (size_t id = 0; id < logits.size(); ++id) {
-    if (logits[id] >= floor) candidates.push_back({static_cast<TokenId>(id), logits[id]});
+    candidates.push_back({static_cast<TokenId>(id), logits[id]});
   }
   const size_t k = static_cast<size_t>(options.top_k);
   if (k > 0 && k < candidates.size()) {
@@ -71,7 +67,8 @@ TokenId SampleToken(const SamplingOptions& options, const SamplingInput& input) 
   const auto best = std::max_element(input.logits.begin(), input.logits.end());
   if (options.temperature == 0) return static_cast<TokenId>(best - input.logits.begin());
 
-  std::vector<Candidate> candidates = Candidates(options, input.logits, *best);
+  const std::vector<Candidate> candidates = Candidates(options, input.logits);
+  // Probabilities in units of the best token's.
   std::vector<double> weights(candidates.size());
   double total = 0;
   for (size_t i = 0; i < candidates.size(); ++i) {
@@ -86,12 +83,19 @@ TokenId SampleToken(const SamplingOptions& options, const SamplingInput& input) 
     while (kept < weights.size() && (kept == 0 || total < wanted)) total += weights[kept++];
     weights.resize(kept);
   }
-  double left = UniformAt(options.seed, input.position) * total;
-  for (size_t i = 0; i < weights.size(); ++i) {
-    left -= weights[i];
-    if (left < 0) return candidates[i].id;
+  for (double& weight : weights) {
+    if (weight >= options.min_p) continue;
+    total -= weight;
+    weight = 0;
   }
-  return candidates[weights.size() - 1].id;
+  double left = UniformAt(options.seed, input.position) * total;
+  TokenId drawn = 0;
+  for (size_t i = 0; i < weights.size() && left >= 0; ++i) {
+    if (weights[i] == 0) continue;
+    left -= weights[i];
+    drawn = candidates[i].id;
+  }
+  return drawn;
 }
 
 std::vector<TokenId> TopTokens(std::span<const float> logits, int32_t count) {
