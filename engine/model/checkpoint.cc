@@ -5,12 +5,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <optional>
 #include <set>
 #include <span>
+#include <tuple>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -122,6 +125,25 @@ absl::Status CheckBytes(const TensorInfo& info, uint64_t file_bytes) {
   return absl::OkStatus();
 }
 
+// Where a tensor lies in its file.
+struct Extent {
+  uint64_t begin;
+  uint64_t end;
+  std::string tensor;
+};
+
+absl::Status CheckApart(const std::string& path, std::vector<Extent> extents) {
+  std::sort(extents.begin(), extents.end(), [](const Extent& a, const Extent& b) {
+    return std::tie(a.begin, a.end) < std::tie(b.begin, b.end);
+  });
+  for (size_t i = 1; i < extents.size(); ++i) {
+    if (extents[i].begin >= extents[i - 1].end) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": tensor ", extents[i].tensor, " overlaps ", extents[i - 1].tensor));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::set<std::string>> ShardNames(const std::string& index_path) {
   std::ifstream file(index_path);
   const Json index = Json::parse(file, nullptr, /*allow_exceptions=*/false);
@@ -176,6 +198,7 @@ at::Tensor Checkpoint::Find(const std::string& name) const {
 absl::Status Checkpoint::AddFile(const std::string& path) {
   MAYFLY_ASSIGN_OR_RETURN(const std::shared_ptr<MappedFile> file, MappedFile::Open(path));
   MAYFLY_ASSIGN_OR_RETURN(const Header header, ReadHeader(path, file->bytes()));
+  std::vector<Extent> extents;
   for (const auto& [name, json] : header.json.items()) {
     if (name == "__metadata__") continue;
     const absl::StatusOr<TensorInfo> info = ReadInfo(json);
@@ -184,6 +207,7 @@ absl::Status Checkpoint::AddFile(const std::string& path) {
       return absl::InvalidArgumentError(
           absl::StrCat(path, ": tensor ", name, ": ", std::string(status.message())));
     }
+    extents.push_back({info->begin, info->end, name});
     char* const data = const_cast<char*>(header.data.data()) + info->begin;  // only ever read
     at::Tensor mapped = at::from_blob(
         data, info->shape, [file](void*) {}, at::TensorOptions().dtype(info->type));
@@ -191,7 +215,7 @@ absl::Status Checkpoint::AddFile(const std::string& path) {
       return absl::InvalidArgumentError(absl::StrCat(path, ": tensor ", name, " appears twice"));
     }
   }
-  return absl::OkStatus();
+  return CheckApart(path, std::move(extents));
 }
 
 absl::StatusOr<at::Tensor> Checkpoint::Take(const std::string& name, at::IntArrayRef shape,
@@ -204,6 +228,11 @@ absl::StatusOr<at::Tensor> Checkpoint::Take(const std::string& name, at::IntArra
     return absl::InvalidArgumentError(absl::StrCat("tensor ", name, " has shape ",
                                                    ShapeText(it->second.mapped.sizes()), ", not ",
                                                    ShapeText(shape)));
+  }
+  if (!at::isFloatingType(it->second.mapped.scalar_type())) {
+    return absl::InvalidArgumentError(absl::StrCat("tensor ", name, " holds whole numbers (",
+                                                   c10::toString(it->second.mapped.scalar_type()),
+                                                   "), it must hold weights"));
   }
   it->second.taken = true;
   return it->second.mapped.to(options, /*non_blocking=*/false, /*copy=*/true);

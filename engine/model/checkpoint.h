@@ -25,8 +25,8 @@ class Checkpoint {
 
   // A read-only view of the mapped file, or undefined.
   at::Tensor Find(const std::string& name) const;
-  // A copy of the tensor in `options`; INVALID_ARGUMENT when it is missing or has another shape. A
-  // tensor that was taken no longer counts as unused.
+  // A copy of the tensor in `options`; INVALID_ARGUMENT when it is missing, has another shape
+  // or holds whole numbers. A tensor that was taken no longer counts as unused.
   absl::StatusOr<at::Tensor> Take(const std::string& name, at::IntArrayRef shape,
                                   const at::TensorOptions& options);
   // Names that nobody has taken.
