@@ -1,0 +1,54 @@
+#pragma once
+
+// A model that calls a hook before each pass: the place where a test holds the engine, counts, or
+// throws. Hooks are set while nothing runs; they are called on the thread of the pass.
+
+#include <functional>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "engine/model/causal_lm.h"
+
+namespace mayfly {
+
+struct ModelHooks {
+  std::function<void(const std::vector<ForwardSegment>&)> forward;
+  std::function<void(const TrainingBatch&)> train_forward;
+  std::function<void(const TrainingBatch&)> train_backward;
+};
+
+class HookedModel final : public CausalLm {
+ public:
+  explicit HookedModel(std::unique_ptr<CausalLm> model) : model_(std::move(model)) {}
+
+  ModelHooks& hooks() { return hooks_; }
+
+  at::Tensor Forward(const at::Tensor& tokens, const std::vector<ForwardSegment>& segments,
+                     const KvPool& kv) const override {
+    if (hooks_.forward) hooks_.forward(segments);
+    return model_->Forward(tokens, segments, kv);
+  }
+  at::Tensor Logits(const at::Tensor& hidden) const override { return model_->Logits(hidden); }
+  at::Tensor LogitsBackward(const at::Tensor& dlogits) const override {
+    return model_->LogitsBackward(dlogits);
+  }
+  at::Tensor TrainForward(const TrainingBatch& batch, TrainingTrace* trace) const override {
+    if (hooks_.train_forward) hooks_.train_forward(batch);
+    return model_->TrainForward(batch, trace);
+  }
+  bool TrainBackward(const at::Tensor& dhidden, const TrainingBatch& batch, TrainingTrace* trace,
+                     AdapterView& gradients) const override {
+    if (hooks_.train_backward) hooks_.train_backward(batch);
+    return model_->TrainBackward(dhidden, batch, trace, gradients);
+  }
+  const ModelConfig& config() const override { return model_->config(); }
+  const Numerics& numerics() const override { return model_->numerics(); }
+  uint64_t parameters() const override { return model_->parameters(); }
+
+ private:
+  const std::unique_ptr<CausalLm> model_;
+  ModelHooks hooks_;
+};
+
+}  // namespace mayfly
