@@ -29,6 +29,13 @@ bool Contains(const std::vector<TokenId>& ids, TokenId id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
 
+// Whether the row's generation may draw no more: it has used its credit, or the window is full.
+bool AtHorizon(const Sequence& sequence) {
+  const uint64_t window_end =
+      sequence.window.start + static_cast<uint64_t>(sequence.options.window_tokens);
+  return sequence.window.end() >= std::min(sequence.generation->work.horizon, window_end);
+}
+
 }  // namespace
 
 EngineLoop::EngineLoop(EngineParts parts, EngineMetrics* metrics, const Logger* logger,
@@ -160,7 +167,7 @@ void EngineLoop::Handle(AdvanceMessage message) {
   Generation& generation = *sequence->generation;
   if (generation.id != message.id || generation.finished) return;
   generation.work.horizon = std::max(generation.work.horizon, message.horizon);
-  generation.paused = sequence->window.end() >= generation.work.horizon;
+  generation.paused = AtHorizon(*sequence);
 }
 
 void EngineLoop::Handle(CancelMessage message) {
@@ -662,13 +669,9 @@ void EngineLoop::ApplyToken(Sequence& sequence, RunOutput& output) {
 }
 
 void EngineLoop::PauseAtHorizon(Sequence& sequence) {
-  Generation& generation = *sequence.generation;
-  const uint64_t window_end =
-      sequence.window.start + static_cast<uint64_t>(sequence.options.window_tokens);
-  const uint64_t position = sequence.window.end();
-  if (position < std::min(generation.work.horizon, window_end)) return;
-  generation.paused = true;
-  Deliver(sequence, generation.id, GenerationAtHorizon{position});
+  if (!AtHorizon(sequence)) return;
+  sequence.generation->paused = true;
+  Deliver(sequence, sequence.generation->id, GenerationAtHorizon{sequence.window.end()});
 }
 
 void EngineLoop::FinishGeneration(Sequence& sequence, FinishReason reason, bool stop_confirmed) {
