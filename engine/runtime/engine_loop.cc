@@ -163,7 +163,14 @@ void EngineLoop::Handle(SubmitMessage message) {
 
 void EngineLoop::Handle(AdvanceMessage message) {
   Sequence* const sequence = Find(message.row);
-  if (sequence == nullptr || !sequence->generation) return;
+  if (sequence == nullptr) return;
+  for (QueuedWork& queued : sequence->queue) {
+    auto* const work = std::get_if<GenerateWork>(&queued.work);
+    if (work == nullptr || queued.id != message.id) continue;
+    work->horizon = std::max(work->horizon, message.horizon);
+    return;
+  }
+  if (!sequence->generation) return;
   Generation& generation = *sequence->generation;
   if (generation.id != message.id || generation.finished) return;
   generation.work.horizon = std::max(generation.work.horizon, message.horizon);
