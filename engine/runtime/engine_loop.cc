@@ -493,15 +493,21 @@ int64_t EngineLoop::RemainingFeed(const Sequence& sequence) {
 }
 
 // The frozen base model has one row; a comparison takes it until it is done, and finds there what
-// an earlier comparison of the same window left.
+// an earlier comparison of the same window left. Of another session it finds nothing.
 bool EngineLoop::ClaimBaseRow(const Sequence& sequence) {
   if (base_row_.in_use) return base_row_.owner == sequence.handle;
+  if (base_row_.owner != sequence.handle) ZeroBaseRow();
   const bool same = base_row_.owner == sequence.handle && base_row_.start == sequence.window.start;
   const int64_t known = same ? base_row_.length : 0;
   base_row_ = {sequence.handle, sequence.window.start,
                std::min(known, std::max<int64_t>(0, sequence.feed->score_from - 1)),
                base_row_.written, true};
   return true;
+}
+
+void EngineLoop::ZeroBaseRow() {
+  parts_.kv->Zero(parts_.kv->base_row(), base_row_.written);
+  base_row_ = {};
 }
 
 void EngineLoop::RunStep(const StepPlan& plan) {
@@ -728,10 +734,7 @@ void EngineLoop::ReleaseIfDone(Sequence& sequence) {
   if (sequence.update) return;
   const RowHandle handle = sequence.handle;
   parts_.kv->Zero(handle.row, sequence.window.kv_written);
-  if (base_row_.owner == handle) {
-    parts_.kv->Zero(parts_.kv->base_row(), base_row_.written);
-    base_row_ = {};
-  }
+  if (base_row_.owner == handle) ZeroBaseRow();
   if (sequence.options.adapter.enabled()) {
     parts_.adapters->Zero(handle.row, sequence.options.adapter);
     serving_[static_cast<size_t>(handle.row)].reset();

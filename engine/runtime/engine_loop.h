@@ -147,6 +147,7 @@ class EngineLoop final : public Engine {
   // Feeds.
   int64_t RemainingFeed(const Sequence& sequence);
   bool ClaimBaseRow(const Sequence& sequence);
+  void ZeroBaseRow();
   void FinishFeedIfDone(Sequence& sequence);
   void AbortFeed(Sequence& sequence, const absl::Status& status);
 
