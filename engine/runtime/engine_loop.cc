@@ -350,6 +350,9 @@ void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, GenerateWor
 
 void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, RefreshWork& work) {
   sequence.window.Restart(work.begin);
+  if (sequence.generation && sequence.generation->counts_window()) {
+    sequence.generation->window_counts = CountTokens(sequence.window.tokens);
+  }
   const int64_t size = sequence.window.size();
   sequence.feed =
       Feed{.id = queued.id, .kind = Feed::Kind::kRefresh, .score_from = size, .score_to = size};
