@@ -37,4 +37,20 @@ std::string WithHeader(const std::string& file, Edit&& edit) {
   return SafetensorsBytes(header.dump(), file.substr(sizeof(length) + length));
 }
 
+// The same file with every element of an F32 tensor multiplied.
+inline std::string WithScaled(std::string file, const std::string& tensor, float factor) {
+  uint64_t length = 0;
+  std::memcpy(&length, file.data(), sizeof(length));
+  const auto header = nlohmann::json::parse(file.substr(sizeof(length), length));
+  const nlohmann::json& offsets = header.at(tensor).at("data_offsets");
+  for (uint64_t at = offsets[0]; at < offsets[1]; at += sizeof(float)) {
+    char* const place = file.data() + sizeof(length) + length + at;
+    float value = 0;
+    std::memcpy(&value, place, sizeof(value));
+    value *= factor;
+    std::memcpy(place, &value, sizeof(value));
+  }
+  return file;
+}
+
 }  // namespace mayfly

@@ -11,8 +11,10 @@
 namespace mayfly {
 
 TinyEngine::TinyEngine(const TinyEngineOptions& options) {
-  TinyModel tiny = LoadTinyModel(kParityData + options.model, options.dtype, options.window_tokens,
-                                 options.max_rank, options.rows);
+  const std::string dir =
+      options.model.starts_with('/') ? options.model : kParityData + options.model;
+  TinyModel tiny =
+      LoadTinyModel(dir, options.dtype, options.window_tokens, options.max_rank, options.rows);
   auto model = std::make_unique<HookedModel>(std::move(tiny.model));
   model_ = model.get();
   kv_ = tiny.kv.get();

@@ -17,6 +17,7 @@
 namespace mayfly {
 
 struct TinyEngineOptions {
+  // A folder of tests/parity/data, or any other that starts with '/'.
   std::string model = "llama_tied";
   DType dtype = DType::kFloat32;
   int32_t rows = 2;
