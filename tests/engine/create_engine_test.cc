@@ -31,6 +31,7 @@ class CreateEngineTest : public testing::Test {
     dir_.Write("tokenizer.json", TinyTokenizerJson());
     options_.model_dir = dir_.path();
     options_.dtype = DType::kFloat32;
+    options_.threads = 1;
     options_.slots = 2;
     options_.window_tokens = 32;
     options_.max_rank = 4;
