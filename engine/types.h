@@ -78,6 +78,10 @@ struct EngineInfo {
   bool deterministic = false;
   // Tokens that end a generation.
   std::vector<TokenId> eos_token_ids;
+  // Tokens of one training pass, context included where gradients reach it; 0: no bound.
+  int32_t max_update_tokens = 0;
+  // A session's results depend on its commands alone, so nothing may run beside them.
+  bool deterministic = false;
 };
 
 // ---- Work on a row -------------------------------------------------------------------------

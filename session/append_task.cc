@@ -24,8 +24,8 @@ PrefillWork AppendTask::NextPiece(uint64_t most, bool score) const {
   return {.tokens = {begin, end}, .score = score || scored(), .score_base = command_.compare_base};
 }
 
-std::vector<HistoryToken> AppendTask::OnScored(const Scored& part, uint64_t adapter_version) {
-  auto taken = Take(piece_begin_ + part.tokens_done, part, adapter_version);
+std::vector<HistoryToken> AppendTask::OnScored(const Scored& part) {
+  auto taken = Take(piece_begin_ + part.tokens_done, part, part.adapter_version);
   if (part.done) piece_begin_ = taken_;
   return taken;
 }

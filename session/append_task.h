@@ -29,7 +29,7 @@ class AppendTask {
   // The next piece for the row, of at most `most` tokens. Scored if the client asks or `score`.
   PrefillWork NextPiece(uint64_t most, bool score) const;
   // Counts a part of the piece that the row has taken, and returns its tokens.
-  std::vector<HistoryToken> OnScored(const Scored& part, uint64_t adapter_version);
+  std::vector<HistoryToken> OnScored(const Scored& part);
   // Counts what the row took of a piece that ended early.
   std::vector<HistoryToken> OnFailed(const WorkFailed& failed, uint64_t adapter_version);
 

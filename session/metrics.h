@@ -39,6 +39,11 @@ struct SessionMetrics {
   Histogram nll_gain{{-1, -.5, -.2, -.1, -.05, -.02, 0, .02, .05, .1, .2, .5, 1}};
   // Complete chunks not yet learned, summed over the sessions.
   Gauge lag_chunks;
+  // Sessions with a chunk in hand; not shown, tells in which histogram a gap belongs.
+  Gauge learning;
+  // Chunks that waited, and chunks given up, because learning would have slowed tokens.
+  Counter chunks_deferred;
+  Counter chunks_skipped;
 };
 
 }  // namespace mayfly

@@ -38,7 +38,7 @@ constexpr auto kAdaptationFields = std::make_tuple(
     &Wishes::beta2, &Wishes::eps, &Wishes::grad_clip, &Wishes::dropout, &Wishes::mode,
     &Wishes::max_lag_chunks, &Wishes::kv_policy, &Wishes::refresh_every, &Wishes::learn_from,
     &Wishes::output_weight, &Wishes::receipt, &Wishes::gate, &Wishes::gate_threshold, &Wishes::init,
-    &Wishes::seed);
+    &Wishes::seed, &Wishes::target_inter_token_ms);
 
 constexpr auto kSamplingFields = std::make_tuple(
     &SamplingWishes::temperature, &SamplingWishes::top_p, &SamplingWishes::top_k,
@@ -113,6 +113,7 @@ Wishes ToWishes(const AdaptationOptions& options) {
   wishes.gate_threshold = options.gate_threshold;
   wishes.init = options.adapter.init;
   wishes.seed = options.adapter.seed;
+  wishes.target_inter_token_ms = options.target_inter_token_ms;
   return wishes;
 }
 
@@ -147,6 +148,7 @@ AdaptationOptions ToOptions(const Wishes& wishes) {
   options.gate = *wishes.gate;
   options.gate_threshold = *wishes.gate_threshold;
   options.adapter.init = *wishes.init;
+  options.target_inter_token_ms = *wishes.target_inter_token_ms;
   return options;
 }
 
@@ -213,30 +215,63 @@ absl::Status CheckAdapterRanges(const Wishes& wishes, const EngineInfo& engine) 
       .Within<int64_t>("context_tokens", *wishes.context_tokens, 1, kMaxTokens)
       .Within<int64_t>("max_lag_chunks", *wishes.max_lag_chunks, 0, kMaxCount)
       .Within<int64_t>("refresh_every", *wishes.refresh_every, 1, kMaxCount)
+      .Within("target_inter_token_ms", *wishes.target_inter_token_ms, 0.0, kMaxDouble)
       .status();
+}
+
+// In parallel mode the window also holds what is collected while a chunk is learned: it cannot be
+// computed again before, so that a smaller one would fill up short of the lag that was wished for.
+absl::Status CheckFitsWindowInParallel(const Wishes& wishes, int32_t window_tokens) {
+  const int64_t chunks = 1 + *wishes.max_lag_chunks;
+  const int64_t room = window_tokens - *wishes.context_tokens;
+  if (chunks <= room / *wishes.chunk_tokens) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("mode parallel: context_tokens ", *wishes.context_tokens,
+                   " and 1 + max_lag_chunks ", *wishes.max_lag_chunks, " chunks of chunk_tokens ",
+                   *wishes.chunk_tokens, " do not fit together in window_tokens ", window_tokens));
 }
 
 // A chunk is learned with its context in the window.
 absl::Status CheckFitsWindow(const Wishes& wishes, int32_t window_tokens) {
+  if (*wishes.mode == UpdateMode::kParallel) {
+    return CheckFitsWindowInParallel(wishes, window_tokens);
+  }
   if (*wishes.chunk_tokens + *wishes.context_tokens <= window_tokens) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       "chunk_tokens ", *wishes.chunk_tokens, " and context_tokens ", *wishes.context_tokens,
       " do not fit together in window_tokens ", window_tokens));
 }
 
-absl::Status CheckSupported(const Wishes& wishes) {
-  if (*wishes.mode == UpdateMode::kParallel) {
-    return absl::InvalidArgumentError("mode parallel is not supported by this server yet");
+absl::Status CheckFitsOnePass(const Wishes& wishes, const EngineInfo& engine) {
+  const bool window_scope = *wishes.gradient_scope == GradientScope::kWindow;
+  const int64_t tokens = *wishes.chunk_tokens + (window_scope ? *wishes.context_tokens : 0);
+  if (engine.max_update_tokens == 0 || tokens <= engine.max_update_tokens) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("an update trains on ", tokens, " tokens (chunk_tokens",
+                   window_scope ? " and, as gradient_scope is window, context_tokens" : "",
+                   "), the limit max_update_tokens is ", engine.max_update_tokens));
+}
+
+// What depends on the clock gives other results each time.
+absl::Status CheckDeterministic(bool parallel, double target_inter_token_ms,
+                                const EngineInfo& engine) {
+  if (!engine.deterministic) return absl::OkStatus();
+  if (parallel) {
+    return absl::InvalidArgumentError("mode parallel cannot be deterministic, as this server is");
   }
-  if (*wishes.init == AdapterInit::kActivation) {
-    return absl::InvalidArgumentError("init activation is not supported by this server yet");
+  if (target_inter_token_ms > 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("target_inter_token_ms is ", target_inter_token_ms,
+                     ", it must be 0 on a server that is deterministic"));
   }
   return absl::OkStatus();
 }
 
 // Without an adapter only the context counts: how much of a full window is kept.
+// Its tokens may still be kept fast at the cost of others' learning.
 absl::StatusOr<AdaptationOptions> ResolveOff(const Wishes& wishes, const Wishes& server_defaults,
-                                             int32_t window_tokens, uint64_t seed) {
+                                             const EngineInfo& engine, int32_t window_tokens,
+                                             uint64_t seed) {
   if (wishes.rank && *wishes.rank != 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("rank is ", *wishes.rank, ", preset off has no adapter and takes none"));
@@ -244,11 +279,16 @@ absl::StatusOr<AdaptationOptions> ResolveOff(const Wishes& wishes, const Wishes&
   AdaptationOptions options = OffOptions(window_tokens);
   options.adapter.seed = wishes.seed.value_or(server_defaults.seed.value_or(seed));
   const int64_t context_tokens = wishes.context_tokens.value_or(options.context_tokens);
+  const double target =
+      wishes.target_inter_token_ms.value_or(server_defaults.target_inter_token_ms.value_or(0));
   MAYFLY_RETURN_IF_ERROR(
       RangeChecks()
           .Within<int64_t>("context_tokens", context_tokens, 1, window_tokens - 1)
+          .Within("target_inter_token_ms", target, 0.0, kMaxDouble)
           .status());
+  MAYFLY_RETURN_IF_ERROR(CheckDeterministic(/*parallel=*/false, target, engine));
   options.context_tokens = static_cast<int32_t>(context_tokens);
+  options.target_inter_token_ms = target;
   return options;
 }
 
@@ -296,6 +336,7 @@ const char* FixedOptionIn(const Wishes& wishes) {
   if (wishes.receipt) return "receipt";
   if (wishes.init) return "init";
   if (wishes.seed) return "seed";
+  if (wishes.target_inter_token_ms) return "target_inter_token_ms";
   return nullptr;
 }
 
@@ -306,17 +347,20 @@ absl::StatusOr<AdaptationOptions> ResolveAdaptation(const AdaptationWishes& wish
                                                     const EngineInfo& engine, int32_t window_tokens,
                                                     uint64_t seed) {
   const Preset preset = wishes.preset.value_or(server_defaults.preset.value_or(Preset::kBalanced));
-  if (preset == Preset::kOff) return ResolveOff(wishes, server_defaults, window_tokens, seed);
+  if (preset == Preset::kOff)
+    return ResolveOff(wishes, server_defaults, engine, window_tokens, seed);
 
   AdaptationOptions start = preset == Preset::kPaper ? PaperOptions() : AdaptationOptions{};
   start.adapter.seed = seed;
   Wishes effective = Merge(wishes, server_defaults, kAdaptationFields);
   effective = Merge(effective, ToWishes(start), kAdaptationFields);
   effective.preset = preset;
-  MAYFLY_RETURN_IF_ERROR(CheckSupported(effective));
   MAYFLY_RETURN_IF_ERROR(CheckLearningRanges(effective));
   MAYFLY_RETURN_IF_ERROR(CheckAdapterRanges(effective, engine));
   MAYFLY_RETURN_IF_ERROR(CheckFitsWindow(effective, window_tokens));
+  MAYFLY_RETURN_IF_ERROR(CheckFitsOnePass(effective, engine));
+  MAYFLY_RETURN_IF_ERROR(CheckDeterministic(*effective.mode == UpdateMode::kParallel,
+                                            *effective.target_inter_token_ms, engine));
   return ToOptions(effective);
 }
 

@@ -1,7 +1,6 @@
 #include "session/row_planner.h"
 
 #include <algorithm>
-#include <limits>
 #include <string>
 #include <utility>
 
@@ -12,25 +11,37 @@
 
 namespace mayfly {
 
-RowPlanner::RowPlanner(const AdaptationOptions& options, int32_t window_tokens)
-    : window_tokens_(window_tokens), options_(options) {}
+RowPlanner::RowPlanner(const AdaptationOptions& options, int32_t window_tokens,
+                       int32_t max_update_tokens)
+    : window_tokens_(window_tokens), max_update_tokens_(max_update_tokens), options_(options) {}
 
 void RowPlanner::Add(const HistoryToken& token) {
   MAYFLY_CHECK(position_ < horizon());
   history_.Append(token);
   ++position_;
-  if (!options_.enabled()) StartChunk();
+  if (!options_.enabled()) StartAfresh();
 }
 
 uint64_t RowPlanner::horizon() const {
-  const uint64_t window_end = window_start_ + window_tokens_;
-  if (!options_.enabled()) return window_end;
-  return std::min(window_end, chunk_.begin + options_.chunk_tokens);
+  if (!options_.enabled()) return window_end();
+  return std::min(window_end(), LagBound());
 }
 
-std::optional<RowWork> RowPlanner::NextLearning() {
-  if (phase_ == Phase::kCollecting && ChunkIsComplete()) BeginChunk();
-  if (phase_ != Phase::kCollecting && cancelled_) SkipChunk("cancelled");
+uint64_t RowPlanner::LagBound() const {
+  const uint64_t lag = parallel() ? options_.max_lag_chunks : 0;
+  return OldestUnlearned() + (lag + 1 + deferred_chunks_) * options_.chunk_tokens;
+}
+
+std::optional<RowWork> RowPlanner::NextLearning(bool deferring) {
+  deferring_ = deferring;
+  if (!learning() && ChunkIsComplete()) {
+    if (Waits()) {
+      Defer();
+    } else if (!parallel() || !RefreshIsDue()) {
+      BeginChunk();
+    }
+  }
+  if (learning() && cancelled_) SkipChunk("cancelled");
   switch (phase_) {
     case Phase::kCollecting: return std::nullopt;
     case Phase::kScoringBase: {
@@ -44,11 +55,33 @@ std::optional<RowWork> RowPlanner::NextLearning() {
   return std::nullopt;
 }
 
-std::optional<RefreshWork> RowPlanner::NextRefresh() const {
+std::optional<RefreshWork> RowPlanner::NextRefresh() {
+  if (learning() || !RefreshIsDue()) return std::nullopt;
+  refresh_begin_ = RefreshedStart();
+  return RefreshWork{refresh_begin_};
+}
+
+// Where tokens are collected while a chunk is learned, the window cannot be computed again until
+// that chunk is done: it must have room for all of them before.
+bool RowPlanner::RefreshIsDue() const {
   const int32_t held = window_position();
-  if (held == 0 || (!refresh_due_ && held < window_tokens_)) return std::nullopt;
-  const uint64_t in_progress = position_ - chunk_.begin;
-  return RefreshWork{position_ - std::min<uint64_t>(held, options_.context_tokens + in_progress)};
+  if (held == 0) return false;
+  if (refresh_due_ || held >= window_tokens_) return true;
+  const bool begins = parallel() && ChunkIsComplete() && !Waits();
+  return begins && LagBound() > window_end() && RefreshedStart() > window_start_;
+}
+
+uint64_t RowPlanner::RefreshedStart() const {
+  const uint64_t context = std::min<uint64_t>(chunk_begin_, options_.context_tokens);
+  return std::max(window_start_, chunk_begin_ - context);
+}
+
+int32_t RowPlanner::lag_chunks() const {
+  const uint64_t chunk_tokens = options_.chunk_tokens;
+  const uint64_t in_hand =
+      learning() ? std::max<uint64_t>(chunk_.size() / chunk_tokens, 1) : complete_now_;
+  return static_cast<int32_t>(learning() ? in_hand + CompleteChunks()
+                                         : std::max(in_hand, CompleteChunks()));
 }
 
 std::optional<UpdateEvent> RowPlanner::TakeReceipt() { return std::exchange(receipt_, {}); }
@@ -90,7 +123,7 @@ void RowPlanner::OnUpdateDone(const UpdateDone& done) {
 }
 
 void RowPlanner::OnRefreshDone() {
-  window_start_ = NextRefresh()->begin;
+  window_start_ = refresh_begin_;
   refresh_due_ = false;
   updates_since_refresh_ = 0;
 }
@@ -115,7 +148,7 @@ absl::Status RowPlanner::Change(const AdaptationWishes& wishes) {
 
 absl::Status RowPlanner::UpdateNow() {
   if (paused_) return absl::FailedPreconditionError("adaptation is paused");
-  const TokenSpan collected{chunk_.begin, position_};
+  const TokenSpan collected{chunk_begin_, position_};
   if (!PlanUpdate(history_, collected, chunk_index_, learned_chunks_, options_)) {
     return absl::FailedPreconditionError(absl::StrCat(
         "none of the ", collected.size(), " tokens since the last update may be learned"));
@@ -125,32 +158,69 @@ absl::Status RowPlanner::UpdateNow() {
 }
 
 void RowPlanner::CancelUpdateNow() {
-  cancelled_ = phase_ != Phase::kCollecting;
-  complete_now_ = cancelled_;
+  cancelled_ = learning();
+  complete_now_ = false;
 }
 
-// The tokens in progress were scored by the adapter that is gone, so they start no new one.
+// The tokens collected were scored by the adapter that is gone, so they start no new one.
 void RowPlanner::OnReset(const AdapterChanged& changed) {
   AdapterReplaced(changed.adapter_version);
   learned_chunks_ = 0;
-  StartChunk();
+  StartAfresh();
 }
 
-bool RowPlanner::ChunkIsComplete() const {
-  if (!options_.enabled()) return false;
-  return complete_now_ || position_ - chunk_.begin >= static_cast<uint64_t>(options_.chunk_tokens);
+uint64_t RowPlanner::CompleteChunks() const {
+  if (!options_.enabled()) return 0;
+  return (position_ - chunk_begin_) / options_.chunk_tokens;
+}
+
+bool RowPlanner::ChunkIsComplete() const { return complete_now_ || CompleteChunks() > 0; }
+
+// They are learned in one pass, in a window that also holds their context and the chunk that is
+// collected meanwhile.
+uint64_t RowPlanner::MaxMergedChunks() const {
+  const int32_t chunk = options_.chunk_tokens;
+  const int32_t context = options_.context_tokens;
+  const int32_t in_window = (window_tokens_ - context) / chunk - 1;
+  int32_t most = std::min(kMaxMergedChunks, in_window);
+  if (max_update_tokens_ > 0) {
+    const bool whole_window = options_.gradient_scope == GradientScope::kWindow;
+    most = std::min(most, (max_update_tokens_ - (whole_window ? context : 0)) / chunk);
+  }
+  return std::max(most, 0);
+}
+
+void RowPlanner::Defer() {
+  const uint64_t complete = CompleteChunks();
+  toll_.deferred += complete - deferred_chunks_;
+  deferred_chunks_ = complete;
+  if (complete <= MaxMergedChunks()) return;
+  ++toll_.skipped;
+  TakeChunk(chunk_begin_ + options_.chunk_tokens);
+  SkipChunk("learning would have slowed tokens that are slower than target_inter_token_ms");
+}
+
+void RowPlanner::TakeChunk(uint64_t end) {
+  lag_when_begun_ = lag_chunks();
+  chunk_ = {chunk_begin_, end};
+  chunk_begin_ = end;
+}
+
+uint64_t RowPlanner::EndOfNextChunk() const {
+  const uint64_t complete = CompleteChunks();
+  if (complete == 0) return position_;  // UpdateNow
+  const uint64_t most = deferred_chunks_ > 0 ? std::max<uint64_t>(MaxMergedChunks(), 1) : 1;
+  return chunk_begin_ + std::min(complete, most) * options_.chunk_tokens;
 }
 
 void RowPlanner::BeginChunk() {
-  chunk_.end = position_;
+  TakeChunk(EndOfNextChunk());
   if (paused_) return SkipChunk("adaptation is paused");
   update_ = PlanUpdate(history_, chunk_, chunk_index_, learned_chunks_, options_);
   if (!update_) return SkipChunk("no token of the chunk may be learned");
-  if (options_.receipt && MissingBaseScores(history_, chunk_)) {
-    phase_ = Phase::kScoringBase;
-  } else {
-    JudgeChunk();
-  }
+  update_->parallel = parallel() || chunk_.end < position_;
+  phase_ = Phase::kScoringBase;
+  if (!options_.receipt || !MissingBaseScores(history_, chunk_)) JudgeChunk();
 }
 
 // A version is kept once it has proved itself on a chunk that it had not learned, and before that
@@ -168,23 +238,32 @@ void RowPlanner::JudgeChunk() {
 
 void RowPlanner::FinishChunk(UpdateDone result) {
   const ChunkScore score = ScoreOf(history_, chunk_);
+  const uint64_t chunks = chunk_.size() / options_.chunk_tokens;
   receipt_ = UpdateEvent{.result = std::move(result),
                          .chunk_index = chunk_index_,
                          .tokens = static_cast<int32_t>(chunk_.size()),
+                         .merged_chunks = static_cast<int32_t>(std::max<uint64_t>(chunks, 1)),
+                         .lag_chunks = lag_when_begun_,
                          .learning_rate = update_ ? update_->optimizer.learning_rate : 0,
                          .nll = score.nll,
                          .base_nll = score.base_nll};
+  chunk_index_ += std::max<uint64_t>(chunks, 1);
+  deferred_chunks_ -= std::min(deferred_chunks_, chunks);
   phase_ = Phase::kCollecting;
   update_.reset();
-  complete_now_ = false;
   cancelled_ = false;
-  ++chunk_index_;
-  StartChunk();
+  complete_now_ = complete_now_ && chunk_begin_ < position_;
+  DropHistory();
 }
 
-void RowPlanner::StartChunk() {
-  chunk_ = {position_, position_};
-  history_.DropBefore(position_ - std::min<uint64_t>(position_, options_.context_tokens));
+void RowPlanner::StartAfresh() {
+  chunk_begin_ = position_;
+  deferred_chunks_ = 0;
+  DropHistory();
+}
+
+void RowPlanner::DropHistory() {
+  history_.DropBefore(chunk_begin_ - std::min<uint64_t>(chunk_begin_, options_.context_tokens));
 }
 
 void RowPlanner::SkipChunk(const char* reason) {

@@ -78,12 +78,13 @@ void Session::Expire() {
       BeginEnd({CloseReason::kAge,
                 absl::AbortedError(absl::StrCat("the session is older than max_session_age, ",
                                                 max_age, " seconds"))});
-    } else if (max_idle > 0 && !busy_ && Seconds(Now() - last_activity_) > max_idle) {
+    } else if (max_idle > 0 && !busy_ && !side_ && Seconds(Now() - last_activity_) > max_idle) {
       BeginEnd({CloseReason::kIdle,
                 absl::AbortedError(absl::StrCat(
                     "the session was idle for longer than idle_timeout, ", max_idle, " seconds"))});
     }
-    CountLag();
+    // Nothing else tells a session without work that the engine no longer defers learning.
+    Continue();
   }
   Flush();
 }
@@ -198,7 +199,7 @@ absl::Status Session::ResolveOpen(const OpenCommand& open) {
                                             engine, window_tokens_, seed_));
   MAYFLY_ASSIGN_OR_RETURN(
       sampling_, ResolveSampling({}, sampling_wishes_, environment_.default_sampling, seed_));
-  planner_.emplace(adaptation, window_tokens_);
+  planner_.emplace(adaptation, window_tokens_, engine.max_update_tokens);
   return absl::OkStatus();
 }
 
@@ -247,13 +248,9 @@ void Session::CancelRunning() {
 }
 
 void Session::CancelTask(AppendTask& task) {
-  if (busy_ && busy_->purpose == Purpose::kPrefill) {
-    running_->ending = true;
-    return CancelWork(busy_->id);
-  }
-  // A tokenization still on its way comes too late.
-  if (busy_ && busy_->purpose == Purpose::kTokenize) busy_.reset();
-  Fail(CancelledAppend(task));
+  if (!Is(busy_, Purpose::kPrefill)) return FailRunning(task, CancelledAppend(task));
+  running_->ending = true;
+  CancelWork(busy_->id);
 }
 
 void Session::CancelTask(GenerateTask& task) {
@@ -264,10 +261,9 @@ void Session::CancelTask(GenerateTask& task) {
 
 // A reset or a change of options takes effect at once and is answered as ever.
 void Session::CancelTask(AdaptTask& task) {
+  if (!task.begun) return Fail(absl::CancelledError("cancelled before it began"));
   if (task.command.action != AdaptAction::kUpdateNow) return;
-  planner_->CancelUpdateNow();
-  if (busy_ && busy_->purpose == Purpose::kLearn) CancelWork(busy_->id);
-  Fail(absl::CancelledError("the update was cancelled"));
+  FailRunning(task, absl::CancelledError("the update was cancelled"));
 }
 
 // ---- The main line -------------------------------------------------------------------------
@@ -275,13 +271,26 @@ void Session::CancelTask(AdaptTask& task) {
 void Session::Continue() {
   while (GoOn()) {
   }
-  CountLag();
+  ExtendGeneration();
+  CountLearning();
 }
 
 bool Session::GoOn() {
   // Without room the reader is behind: OnRoom goes on from here.
-  if (state_ != State::kOpen || busy_ || outbox_.room() == 0) return false;
-  if (Learn()) return true;
+  if (state_ != State::kOpen || outbox_.room() == 0) return false;
+  return GoOnBeside() || GoOnWithCommands();
+}
+
+bool Session::GoOnBeside() {
+  if (side_) return false;
+  if (!planner_->parallel()) return !busy_ && Learn();
+  // For a client that has left nothing is learned, and a reset must find nothing in hand.
+  if ((half_closed_ && idle()) || Is(busy_, Purpose::kReset)) return false;
+  return Learn() || (!refresh_failed_ && Refresh());
+}
+
+bool Session::GoOnWithCommands() {
+  if (busy_ || (side_ && !planner_->parallel())) return false;
   if (running_) return StepRunning();
   if (!waiting_.empty()) {
     StartNext();
@@ -291,11 +300,12 @@ bool Session::GoOn() {
     BeginEnd({CloseReason::kHalfClosed, absl::OkStatus()});
     return false;
   }
-  return !refresh_failed_ && Refresh();
+  return !side_ && !refresh_failed_ && Refresh();
 }
 
 bool Session::Learn() {
-  if (std::optional<RowWork> work = planner_->NextLearning()) {
+  if (std::optional<RowWork> work =
+          planner_->NextLearning(environment_.engine->defers_learning())) {
     Submit(Purpose::kLearn, *std::move(work));
     return true;
   }
@@ -306,6 +316,10 @@ bool Session::Refresh() {
   const std::optional<RefreshWork> work = planner_->NextRefresh();
   if (work) Submit(Purpose::kRefresh, *work);
   return work.has_value();
+}
+
+bool Session::MustWait() const {
+  return window_broken_ || planner_->horizon() <= planner_->position();
 }
 
 void Session::StartNext() {
@@ -376,14 +390,16 @@ bool Session::Step(AppendTask& task) {
     });
     return true;
   }
-  if (Refresh()) return true;
+  if (!planner_->parallel() && Refresh()) return true;
+  if (MustWait()) return false;
   Submit(Purpose::kPrefill,
          task.NextPiece(planner_->horizon() - planner_->position(), planner_->wants_scores()));
   return true;
 }
 
 bool Session::Step(GenerateTask& task) {
-  if (Refresh()) return true;
+  if (!planner_->parallel() && Refresh()) return true;
+  if (MustWait()) return false;
   const uint64_t horizon =
       std::min<uint64_t>(planner_->horizon(), planner_->position() + outbox_.room());
   if (!task.begun()) {
@@ -398,10 +414,14 @@ bool Session::Step(GenerateTask& task) {
 
 bool Session::Step(AdaptTask& task) {
   if (task.begun) {
+    if (planner_->updating_now()) return false;
     Answer(AdaptedEvent{planner_->adapter_version(), planner_->paused(), planner_->options()});
     return true;
   }
+  // It acts between two chunks.
+  if (side_) return false;
   task.begun = true;
+  refresh_failed_ = false;
   if (absl::Status status = BeginAdapt(task.command); !status.ok()) Fail(std::move(status));
   return true;
 }
@@ -423,7 +443,7 @@ absl::Status Session::BeginAdapt(const AdaptCommand& command) {
 
 void Session::ExtendGeneration() {
   GenerateTask* task = RunningTask<GenerateTask>();
-  if (task == nullptr || !busy_ || busy_->purpose != Purpose::kGenerate || running_->ending) return;
+  if (task == nullptr || !Is(busy_, Purpose::kGenerate) || running_->ending) return;
   const auto horizon = task->Extension(planner_->position(), planner_->horizon(), outbox_.room());
   if (horizon) Advance(*task, *horizon);
 }
@@ -476,17 +496,18 @@ void Session::On(WorkId id, Tokenized& tokenized) {
 }
 
 void Session::On(WorkId id, Scored& scored) {
+  if (side_ && side_->id == id) {
+    if (scored.done) side_.reset();
+    return planner_->OnBaseScored(scored);
+  }
   if (!busy_ || busy_->id != id) return;
-  const Purpose purpose = busy_->purpose;
   if (scored.done) busy_.reset();
-  if (purpose == Purpose::kLearn) return planner_->OnBaseScored(scored);
-
   AppendTask& task = *RunningTask<AppendTask>();
-  TakeInput(task.OnScored(scored, planner_->adapter_version()));
+  TakeInput(task.OnScored(scored));
   if (task.finished()) {
     Answer(task.Report(true, planner_->window_position()));
   } else if (running_->ending && scored.done) {
-    Fail(CancelledAppend(task));
+    FailEndingAppend(task);
   } else if (task.ReportIsDue()) {
     outbox_.Put({running_->request_id, task.Report(false, planner_->window_position())});
   }
@@ -502,10 +523,9 @@ void Session::On(WorkId id, TextDelta& delta) {
                    .logprob = token.logprob});
   }
   usage_.generated_tokens += delta.tokens.size();
-  const bool training = environment_.metrics->lag_chunks.value() > 0;
+  const bool training = environment_.metrics->learning.value() > 0;
   task->OnTokens(delta.tokens.size(), training, Now(), environment_.metrics);
   outbox_.Put({running_->request_id, DeltaEvent{std::move(delta)}});
-  ExtendGeneration();
 }
 
 void Session::On(WorkId id, GenerationPaused& paused) {
@@ -523,7 +543,9 @@ void Session::On(WorkId id, GenerationDone& done) {
 }
 
 void Session::On(WorkId id, RefreshDone&) {
-  if (EndWork(id) == Purpose::kRefresh) planner_->OnRefreshDone();
+  if (EndWork(id) != Purpose::kRefresh) return;
+  window_broken_ = false;
+  planner_->OnRefreshDone();
 }
 
 void Session::On(WorkId id, UpdateDone& done) {
@@ -555,21 +577,50 @@ void Session::On(WorkId id, WorkFailed& failed) {
 void Session::OnPrefillFailed(const WorkFailed& failed) {
   AppendTask& task = *RunningTask<AppendTask>();
   TakeInput(task.OnFailed(failed, planner_->adapter_version()));
-  if (running_->ending) return Fail(CancelledAppend(task));
+  if (running_->ending) return FailEndingAppend(task);
   Fail(absl::Status(failed.status.code(),
                     absl::StrCat(failed.status.message(), "; ", task.Taken())));
 }
 
-// Nothing can be taken before the window is whole again, so this fails the command that asked for
-// it.
+// The client's wish to end it, or what made it impossible.
+void Session::FailEndingAppend(const AppendTask& task) {
+  Fail(running_->failure.ok() ? CancelledAppend(task) : running_->failure);
+}
+
+// Nothing can be taken before the window is whole again, so this fails the command that needs it.
 void Session::OnRefreshFailed(const absl::Status& status) {
   refresh_failed_ = true;
+  window_broken_ = true;
+  planner_->OnRefreshFailed();
   if (!running_ || running_->ending) return;
-  GenerateTask* generation = RunningTask<GenerateTask>();
-  if (generation == nullptr || !generation->begun()) return Fail(status);
+  std::visit([&](auto& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { FailRunning(task, status); },
+             running_->task);
+}
+
+void Session::EndRunning(WorkId id, absl::Status failure) {
   running_->ending = true;
-  running_->failure = status;
-  CancelWork(generation_id_);
+  running_->failure = std::move(failure);
+  CancelWork(id);
+}
+
+void Session::FailRunning(AppendTask&, absl::Status status) {
+  if (Is(busy_, Purpose::kPrefill)) return EndRunning(busy_->id, std::move(status));
+  // A tokenization still on its way comes too late.
+  busy_.reset();
+  Fail(std::move(status));
+}
+
+void Session::FailRunning(GenerateTask& task, absl::Status status) {
+  if (task.begun()) return EndRunning(generation_id_, std::move(status));
+  Fail(std::move(status));
+}
+
+// Only a chunk that is to be learned needs the window.
+void Session::FailRunning(AdaptTask&, absl::Status status) {
+  if (!planner_->updating_now()) return;
+  planner_->CancelUpdateNow();
+  if (Is(side_, Purpose::kLearn)) CancelWork(side_->id);
+  Fail(std::move(status));
 }
 
 void Session::On(WorkId, RowClosed& closed) {
@@ -594,13 +645,16 @@ GenerateTask* Session::GenerationOf(WorkId id) {
 }
 
 std::optional<Session::Purpose> Session::EndWork(WorkId id) {
-  if (!busy_ || busy_->id != id) return std::nullopt;
-  return std::exchange(busy_, std::nullopt)->purpose;
+  for (std::optional<Busy>* work : {&busy_, &side_}) {
+    if (*work && (*work)->id == id) return std::exchange(*work, std::nullopt)->purpose;
+  }
+  return std::nullopt;
 }
 
 void Session::Submit(Purpose purpose, RowWork work) {
-  busy_ = Busy{++last_work_id_, purpose};
-  calls_.Add([engine = environment_.engine, row = row_, id = busy_->id,
+  const bool beside = purpose == Purpose::kLearn || purpose == Purpose::kRefresh;
+  (beside ? side_ : busy_) = Busy{++last_work_id_, purpose};
+  calls_.Add([engine = environment_.engine, row = row_, id = last_work_id_,
               work = std::move(work)]() mutable { engine->Submit(row, id, std::move(work)); });
 }
 
@@ -678,6 +732,7 @@ void Session::BeginEnd(Ending ending) {
   if (ending_) return;
   AnswerAll(absl::StrCat("the session ended: ", CloseReasonName(ending.reason)));
   busy_.reset();
+  side_.reset();
   ending_ = std::move(ending);
   switch (state_) {
     case State::kNew: return FinishEnd(0);
@@ -722,10 +777,17 @@ void Session::FinishEnd(uint64_t freed_bytes) {
   calls_.Add([self = shared_from_this()] { self->environment_.release(self.get()); });
 }
 
-void Session::CountLag() {
-  const bool lags = state_ == State::kOpen && planner_->learning();
-  if (lags != lag_counted_) environment_.metrics->lag_chunks.Add(lags ? 1 : -1);
-  lag_counted_ = lags;
+void Session::CountLearning() {
+  SessionMetrics& metrics = *environment_.metrics;
+  const bool open = state_ == State::kOpen;
+  const int32_t lag = open ? planner_->lag_chunks() : 0;
+  const bool learning = open && planner_->learning();
+  metrics.lag_chunks.Add(lag - std::exchange(lag_counted_, lag));
+  metrics.learning.Add(learning - std::exchange(learning_counted_, learning));
+  if (!planner_) return;
+  const RowPlanner::Toll toll = planner_->TakeToll();
+  metrics.chunks_deferred.Increment(toll.deferred);
+  metrics.chunks_skipped.Increment(toll.skipped);
 }
 
 }  // namespace mayfly

@@ -8,9 +8,12 @@
 // (Continue), which puts answers into the outbox and engine calls into a queue; then, with the
 // mutex free, it makes those calls and wakes the reader.
 //
-// The row does one thing at a time (`busy_`). Between two things Continue decides, in this order: a
+// The row does at most one thing for the client's commands (`busy_`) and one for itself (`side_`: a
+// chunk is learned, the window computed again). In cascaded mode one excludes the other; in
+// parallel mode they run beside each other. Continue decides what is next, in this order: a
 // complete chunk is learned, the running command goes on, the next command starts, a client that
-// has finished sending is let go, a window that is due is computed again.
+// has finished sending is let go, a window that is due is computed again (in parallel mode that
+// comes second).
 
 #include <cstdint>
 #include <deque>
@@ -104,7 +107,8 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
     // Why, if not at the client's wish.
     absl::Status failure;
   };
-  enum class Purpose { kTokenize, kPrefill, kGenerate, kLearn, kReset, kRefresh };
+  // The last two are the row's own.
+  enum class Purpose { kTokenize, kPrefill, kGenerate, kReset, kLearn, kRefresh };
   struct Busy {
     WorkId id = 0;
     Purpose purpose = Purpose::kPrefill;
@@ -137,8 +141,14 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   void Continue() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Each does one thing; false when there is nothing to do until something else happens.
   bool GoOn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool GoOnBeside() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool GoOnWithCommands() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // No command runs or waits.
+  bool idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return !running_ && waiting_.empty(); }
   bool Learn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool Refresh() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The row can take no token before something beside it is done.
+  bool MustWait() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void StartNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::StatusOr<Task> MakeTask(Waiting waiting) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::StatusOr<Task> MakeAppend(AppendCommand command) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -170,6 +180,11 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   void On(WorkId id, EngineFailed& failed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void OnPrefillFailed(const WorkFailed& failed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void OnRefreshFailed(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Ends the running command because its row cannot go on.
+  void EndRunning(WorkId id, absl::Status failure) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void FailRunning(AppendTask& task, absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void FailRunning(GenerateTask& task, absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void FailRunning(AdaptTask& task, absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void RefuseRow(CloseReason reason, absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // ---- Small change -------------------------------------------------------------------------
@@ -179,7 +194,10 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   Kind* RunningTask() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // The generation that this work belongs to.
   GenerateTask* GenerationOf(WorkId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Whether the row was busy with this; then it no longer is.
+  static bool Is(const std::optional<Busy>& work, Purpose purpose) {
+    return work && work->purpose == purpose;
+  }
+  // Whether the row was doing this; then it no longer is.
   std::optional<Purpose> EndWork(WorkId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Submit(Purpose purpose, RowWork work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void CancelWork(WorkId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -195,6 +213,7 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   void Answer(Body body) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Fail(absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void AnswerGenerated(FinishReason reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void FailEndingAppend(const AppendTask& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   static absl::Status CancelledAppend(const AppendTask& task);
 
   // ---- The end ------------------------------------------------------------------------------
@@ -202,7 +221,7 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   void BeginEnd(Ending ending) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void AnswerAll(const std::string& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void FinishEnd(uint64_t freed_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void CountLag() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void CountLearning() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Makes the engine calls and wakes the reader; without the mutex.
   void Flush();
 
@@ -236,12 +255,17 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   std::deque<Waiting> waiting_ ABSL_GUARDED_BY(mu_);
   std::optional<Running> running_ ABSL_GUARDED_BY(mu_);
   std::optional<Busy> busy_ ABSL_GUARDED_BY(mu_);
+  std::optional<Busy> side_ ABSL_GUARDED_BY(mu_);
   WorkId last_work_id_ ABSL_GUARDED_BY(mu_) = 0;
   // The work of the running generation.
   WorkId generation_id_ ABSL_GUARDED_BY(mu_) = 0;
-  // The last refresh failed and no command has started since: it is not tried again for nothing.
+  // The last refresh failed: the row takes no token until one has succeeded.
+  bool window_broken_ ABSL_GUARDED_BY(mu_) = false;
+  // And no command has started since: it is not tried again for nothing.
   bool refresh_failed_ ABSL_GUARDED_BY(mu_) = false;
-  bool lag_counted_ ABSL_GUARDED_BY(mu_) = false;
+  // What this session has put into the metrics.
+  int32_t lag_counted_ ABSL_GUARDED_BY(mu_) = 0;
+  bool learning_counted_ ABSL_GUARDED_BY(mu_) = false;
 
   // Totals of the stream.
   Usage usage_ ABSL_GUARDED_BY(mu_);

@@ -45,6 +45,7 @@ struct AdaptationWishes {
   std::optional<double> gate_threshold;
   std::optional<AdapterInit> init;
   std::optional<uint64_t> seed;
+  std::optional<double> target_inter_token_ms;
 };
 
 struct SamplingWishes {
@@ -177,6 +178,10 @@ struct UpdateEvent {
   UpdateDone result;
   uint64_t chunk_index = 0;
   int32_t tokens = 0;
+  // Chunks that it learned (or skipped) together; the first has `chunk_index`.
+  int32_t merged_chunks = 1;
+  // Complete chunks that were not yet learned when it began, its own included.
+  int32_t lag_chunks = 1;
   double learning_rate = 0;
   std::optional<double> nll;       // mean, nats per token
   std::optional<double> base_nll;  // mean, nats per token

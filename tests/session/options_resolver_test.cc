@@ -133,11 +133,69 @@ TEST(OptionsResolverTest, ChunkAndContextMustFitTheWindowTogether) {
               StatusIs(kInvalid, AllOf(HasSubstr("3072"), HasSubstr("4095"))));
 }
 
-TEST(OptionsResolverTest, WhatIsNotBuiltYetIsRefusedByName) {
-  EXPECT_THAT(Resolve(With(&A::mode, UpdateMode::kParallel)),
-              StatusIs(kInvalid, HasSubstr("mode parallel is not supported")));
-  EXPECT_THAT(Resolve(With(&A::init, AdapterInit::kActivation)),
-              StatusIs(kInvalid, HasSubstr("init activation is not supported")));
+TEST(OptionsResolverTest, InParallelModeTheWindowHoldsWhatIsCollectedMeanwhileToo) {
+  AdaptationWishes wishes = With(&A::mode, UpdateMode::kParallel, &A::max_lag_chunks, 2);
+  EXPECT_THAT(Resolve(wishes), IsOk()) << "1024 and three times 1024 in 4096";
+  wishes.max_lag_chunks = 3;
+  EXPECT_THAT(
+      Resolve(wishes),
+      StatusIs(kInvalid, AllOf(HasSubstr("context_tokens 1024"), HasSubstr("chunk_tokens 1024"),
+                               HasSubstr("max_lag_chunks 3"), HasSubstr("4096"))));
+  wishes.max_lag_chunks = 1'000'000;
+  EXPECT_THAT(Resolve(wishes), HasCode(kInvalid));
+  wishes.mode = UpdateMode::kCascaded;
+  EXPECT_THAT(Resolve(wishes), IsOk()) << "which it means nothing to";
+  wishes = With(&A::mode, UpdateMode::kParallel, &A::preset, Preset::kPaper);
+  EXPECT_THAT(Resolve(wishes), StatusIs(kInvalid, HasSubstr("max_lag_chunks 1")));
+  wishes.max_lag_chunks = 0;
+  EXPECT_THAT(Resolve(wishes), IsOk());
+  wishes.context_tokens = 5000;
+  EXPECT_THAT(Resolve(wishes), HasCode(kInvalid)) << "the context alone is too large";
+}
+
+TEST(OptionsResolverTest, AnUpdateMustFitOneTrainingPass) {
+  EngineInfo engine = Engine();
+  engine.max_update_tokens = 2000;
+  const auto resolve = [&](const AdaptationWishes& wishes) {
+    return ResolveAdaptation(wishes, {}, engine, kWindow, 0);
+  };
+  EXPECT_THAT(resolve({}), IsOk()) << "scope chunk trains on the chunk alone";
+  EXPECT_THAT(resolve(With(&A::chunk_tokens, 2001)),
+              StatusIs(kInvalid, AllOf(HasSubstr("2001"), HasSubstr("max_update_tokens is 2000"))));
+  EXPECT_THAT(resolve(With(&A::gradient_scope, GradientScope::kWindow)),
+              StatusIs(kInvalid, AllOf(HasSubstr("2048"), HasSubstr("context_tokens"),
+                                       HasSubstr("max_update_tokens is 2000"))));
+}
+
+TEST(OptionsResolverTest, ADeterministicServerRefusesWhatDependsOnTheClock) {
+  EngineInfo engine = Engine();
+  engine.deterministic = true;
+  const auto resolve = [&](const AdaptationWishes& wishes) {
+    return ResolveAdaptation(wishes, {}, engine, kWindow, 0);
+  };
+  EXPECT_THAT(resolve({}), IsOk());
+  EXPECT_THAT(resolve(With(&A::mode, UpdateMode::kParallel)),
+              StatusIs(kInvalid, HasSubstr("mode parallel cannot be deterministic")));
+  EXPECT_THAT(resolve(With(&A::target_inter_token_ms, 20)),
+              StatusIs(kInvalid, HasSubstr("target_inter_token_ms is 20")));
+  EXPECT_THAT(resolve(With(&A::target_inter_token_ms, 20, &A::preset, Preset::kOff)),
+              StatusIs(kInvalid, HasSubstr("target_inter_token_ms is 20")));
+}
+
+TEST(OptionsResolverTest, ASessionWithoutAnAdapterMayStillWishForFastTokens) {
+  const auto options = Resolve(With(&A::target_inter_token_ms, 20, &A::preset, Preset::kOff));
+  ASSERT_THAT(options, IsOk());
+  EXPECT_EQ(options->target_inter_token_ms, 20);
+  AdaptationWishes server;
+  server.target_inter_token_ms = 30;
+  EXPECT_EQ(ResolveAdaptation(With(&A::preset, Preset::kOff), server, Engine(), kWindow, 0)
+                ->target_inter_token_ms,
+            30);
+}
+
+TEST(OptionsResolverTest, AnAdapterMayStartFromActivations) {
+  EXPECT_EQ(Resolve(With(&A::init, AdapterInit::kActivation))->adapter.init,
+            AdapterInit::kActivation);
 }
 
 struct BadValue {
@@ -179,6 +237,8 @@ TEST(OptionsResolverTest, ValuesOutsideTheirRangeAreRefusedByNameAndValue) {
       {"output_weight", "1.1", [](A& w) { w.output_weight = 1.1; }},
       {"gate_threshold", "-1", [](A& w) { w.gate_threshold = -1; }},
       {"gate_threshold", "nan", [&](A& w) { w.gate_threshold = nan; }},
+      {"target_inter_token_ms", "-1", [](A& w) { w.target_inter_token_ms = -1; }},
+      {"target_inter_token_ms", "nan", [&](A& w) { w.target_inter_token_ms = nan; }},
   };
   for (const BadValue& one : bad) {
     AdaptationWishes wishes;
@@ -242,6 +302,7 @@ TEST(OptionsResolverTest, ARunningSessionMayChangeHowItLearnsButNotWhatItIs) {
   EXPECT_THAT(ChangeAdaptation(running, With(&A::rank, 4)),
               StatusIs(kInvalid, HasSubstr("rank cannot")));
   EXPECT_THAT(ChangeAdaptation(running, With(&A::preset, Preset::kPaper)), HasCode(kInvalid));
+  EXPECT_THAT(ChangeAdaptation(running, With(&A::target_inter_token_ms, 1)), HasCode(kInvalid));
   EXPECT_THAT(ChangeAdaptation(running, With(&A::learning_rate, -1)),
               StatusIs(kInvalid, HasSubstr("learning_rate is -1")));
 }

@@ -38,23 +38,23 @@ TEST(RowPlannerTest, TheHorizonIsTheEndOfTheChunkOrOfTheWindow) {
 TEST(RowPlannerTest, NothingIsDueBeforeAChunkIsComplete) {
   RowPlanner planner(SmallOptions(), 7);
   Add(planner, 3);
-  EXPECT_FALSE(planner.NextLearning());
+  EXPECT_FALSE(planner.NextLearning(false));
   EXPECT_FALSE(planner.NextRefresh());
-  EXPECT_FALSE(planner.learning());
+  EXPECT_EQ(planner.lag_chunks(), 0);
 }
 
 TEST(RowPlannerTest, ACompleteChunkIsKeptThenLearnedThenTheWindowIsDue) {
   RowPlanner planner(SmallOptions(), 7);
   Add(planner, 4);
-  EXPECT_TRUE(planner.learning());
-  ASSERT_TRUE(std::holds_alternative<CheckpointWork>(*planner.NextLearning()));
+  EXPECT_EQ(planner.lag_chunks(), 1);
+  ASSERT_TRUE(std::holds_alternative<CheckpointWork>(*planner.NextLearning(false)));
   planner.OnAdapterChanged({0});
-  ASSERT_TRUE(std::holds_alternative<UpdateWork>(*planner.NextLearning()));
+  ASSERT_TRUE(std::holds_alternative<UpdateWork>(*planner.NextLearning(false)));
   EXPECT_FALSE(planner.TakeReceipt());
   planner.OnUpdateDone(Applied(1));
   EXPECT_TRUE(planner.TakeReceipt());
   EXPECT_FALSE(planner.TakeReceipt()) << "only once";
-  EXPECT_FALSE(planner.learning());
+  EXPECT_EQ(planner.lag_chunks(), 0);
   ASSERT_TRUE(planner.NextRefresh());
   EXPECT_EQ(planner.NextRefresh()->begin, 1u);
   planner.OnRefreshDone();
@@ -66,7 +66,7 @@ TEST(RowPlannerTest, ACompleteChunkIsKeptThenLearnedThenTheWindowIsDue) {
 TEST(RowPlannerTest, AnUpdateThatWasNotAppliedLeavesTheWindowAlone) {
   RowPlanner planner(SmallOptions(), 10);
   Add(planner, 4);
-  planner.NextLearning();
+  planner.NextLearning(false);
   planner.OnAdapterChanged({0});
   UpdateDone failed;
   failed.outcome = UpdateOutcome::kFailed;
@@ -77,9 +77,9 @@ TEST(RowPlannerTest, AnUpdateThatWasNotAppliedLeavesTheWindowAlone) {
 TEST(RowPlannerTest, AFailedCheckpointDoesNotStopLearning) {
   RowPlanner planner(SmallOptions(), 7);
   Add(planner, 4);
-  ASSERT_TRUE(std::holds_alternative<CheckpointWork>(*planner.NextLearning()));
+  ASSERT_TRUE(std::holds_alternative<CheckpointWork>(*planner.NextLearning(false)));
   planner.OnLearningFailed(absl::InternalError("no"));
-  EXPECT_TRUE(std::holds_alternative<UpdateWork>(*planner.NextLearning()));
+  EXPECT_TRUE(std::holds_alternative<UpdateWork>(*planner.NextLearning(false)));
 }
 
 TEST(RowPlannerTest, AMissingBaseIsScoredPartByPart) {
@@ -87,7 +87,7 @@ TEST(RowPlannerTest, AMissingBaseIsScoredPartByPart) {
   options.receipt = true;
   RowPlanner planner(options, 7);
   for (int i = 0; i < 4; ++i) planner.Add({.id = i, .logprob = -1});
-  const auto score = std::get<ScoreBaseWork>(*planner.NextLearning());
+  const auto score = std::get<ScoreBaseWork>(*planner.NextLearning(false));
   EXPECT_EQ(score.begin, 1u);
   EXPECT_EQ(score.end, 4u);
   Scored part;
@@ -96,7 +96,7 @@ TEST(RowPlannerTest, AMissingBaseIsScoredPartByPart) {
   part.base_logprobs = {-3};
   part.done = true;
   planner.OnBaseScored(part);
-  planner.NextLearning();
+  planner.NextLearning(false);
   planner.OnAdapterChanged({0});
   planner.OnUpdateDone(Applied(1));
   EXPECT_EQ(planner.TakeReceipt()->base_nll, 2.0);
@@ -115,9 +115,10 @@ TEST(RowPlannerTest, WhatTheGateRemembersGoesWithTheAdapter) {
   RowPlanner planner(options, 20);
   for (uint64_t version = 1; version < 4; ++version) {
     for (int i = 0; i < 4; ++i) planner.Add({.id = i, .logprob = -2.2f, .base_logprob = -1});
-    ASSERT_TRUE(std::holds_alternative<UpdateWork>(*planner.NextLearning())) << version;
+    ASSERT_TRUE(std::holds_alternative<UpdateWork>(*planner.NextLearning(false))) << version;
     planner.OnUpdateDone(Applied(2 * version));
     planner.OnReset({2 * version + 1});
+    planner.NextRefresh();
     planner.OnRefreshDone();
   }
 }
@@ -127,7 +128,7 @@ TEST(RowPlannerTest, WithoutAnAdapterAFullWindowKeepsItsContext) {
   off.adapter.rank = 0;
   RowPlanner planner(off, 7);
   Add(planner, 7);
-  EXPECT_FALSE(planner.NextLearning());
+  EXPECT_FALSE(planner.NextLearning(false));
   EXPECT_EQ(planner.NextRefresh()->begin, 4u);
 }
 
@@ -136,8 +137,8 @@ TEST(RowPlannerTest, AChunkNotBegunGoesOnBeingCollectedWhenItsUpdateIsCancelled)
   Add(planner, 2);
   ASSERT_THAT(planner.UpdateNow(), IsOk());
   planner.CancelUpdateNow();
-  EXPECT_FALSE(planner.learning());
-  EXPECT_FALSE(planner.NextLearning());
+  EXPECT_FALSE(planner.updating_now());
+  EXPECT_FALSE(planner.NextLearning(false));
   EXPECT_EQ(planner.horizon(), 4u);
 }
 

@@ -26,6 +26,8 @@ EngineInfo MakeInfo(const FakeEngine::Options& options) {
   info.max_rank = options.max_rank;
   info.row_bytes = {.kv = 100, .adapter = 20, .optimizer = 30};
   info.eos_token_ids = {FakeEngine::kEos};
+  info.max_update_tokens = options.max_update_tokens;
+  info.deterministic = options.deterministic;
   return info;
 }
 
@@ -86,12 +88,29 @@ UpdateDone Applied(const UpdateWork& update) {
   return done;
 }
 
+bool IsBeside(const RowWork& work) {
+  const auto* update = std::get_if<UpdateWork>(&work);
+  return update != nullptr && update->parallel;
+}
+
+bool AddsTokens(const RowWork& work) {
+  return std::holds_alternative<PrefillWork>(work) || std::holds_alternative<GenerateWork>(work);
+}
+
+// Work that would disturb an update in flight.
+bool WaitsForUpdates(const RowWork& work) {
+  return !AddsTokens(work) && !std::holds_alternative<ScoreBaseWork>(work);
+}
+
 }  // namespace
 
 FakeEngine::FakeEngine() : FakeEngine(Options{}) {}
 
 FakeEngine::FakeEngine(const Options& options)
-    : info_(MakeInfo(options)), step_tokens_(options.step_tokens), rows_(options.rows) {}
+    : info_(MakeInfo(options)),
+      step_tokens_(options.step_tokens),
+      update_steps_(options.update_steps),
+      rows_(options.rows) {}
 
 FakeEngine::~FakeEngine() { StopBackground(); }
 
@@ -117,7 +136,7 @@ void FakeEngine::Submit(RowHandle row, WorkId id, RowWork work) {
     submitted_.push_back({row, id, work});
   }
   Post([this, row, id, work = std::move(work)] {
-    if (Row* found = Find(row)) found->works.push_back({id, work, 0, false, ""});
+    if (Row* found = Find(row)) Queue(found, id, work);
   });
 }
 
@@ -202,6 +221,16 @@ void FakeEngine::SetNextUpdate(UpdateDone result) {
   update_results_.push_back(std::move(result));
 }
 
+void FakeEngine::HoldUpdates(bool hold) {
+  MutexLock lock(&mu_);
+  updates_held_ = hold;
+}
+
+void FakeEngine::SetUpdateSteps(int32_t steps) {
+  MutexLock lock(&mu_);
+  update_steps_ = steps;
+}
+
 void FakeEngine::FailDevice(absl::Status status) {
   MutexLock lock(&mu_);
   healthy_ = false;
@@ -236,6 +265,11 @@ uint64_t FakeEngine::tokens_taken() const {
 int FakeEngine::pauses() const {
   MutexLock lock(&mu_);
   return pauses_;
+}
+
+int FakeEngine::most_side_work() const {
+  MutexLock lock(&mu_);
+  return most_side_work_;
 }
 
 int32_t FakeEngine::window_fill(int32_t row) const {
@@ -322,11 +356,40 @@ void FakeEngine::CloseRow(Row* row) {
   Clear(row);
 }
 
-// A row runs its work in order, but lets what comes after a paused generation go ahead.
+void FakeEngine::Queue(Row* row, WorkId id, RowWork work) {
+  row->works.push_back({.id = id, .work = std::move(work)});
+  const int side = std::count_if(row->works.begin(), row->works.end(),
+                                 [](const Work& queued) { return !AddsTokens(queued.work); });
+  most_side_work_ = std::max(most_side_work_, side);
+}
+
+std::deque<FakeEngine::Work>::iterator FakeEngine::FindUpdateBeside(Row* row) {
+  return std::find_if(row->works.begin(), row->works.end(),
+                      [](const Work& work) { return IsBeside(work.work); });
+}
+
+std::deque<FakeEngine::Work>::iterator FakeEngine::FindNext(Row* row) {
+  const auto none = row->works.end();
+  const auto update = FindUpdateBeside(row);
+  if (update != none && !updates_held_ && ++update->steps >= update_steps_) return update;
+  auto next = none;
+  for (auto work = row->works.begin(); work != none; ++work) {
+    if (IsBeside(work->work)) continue;
+    const bool held = updates_held_ && std::holds_alternative<UpdateWork>(work->work);
+    const bool ready = !work->paused && !held && (update == none || !WaitsForUpdates(work->work));
+    const bool generates = std::holds_alternative<GenerateWork>(work->work) && work->begun;
+    // What adds no tokens overtakes a generation that has begun, and nothing else.
+    if (ready && (next == none || !AddsTokens(work->work))) next = work;
+    if (!generates) break;
+  }
+  return next != none || updates_held_ ? next : update;
+}
+
 bool FakeEngine::StepRow(Row* row) {
-  const auto work = std::find_if(row->works.begin(), row->works.end(),
-                                 [](const Work& candidate) { return !candidate.paused; });
+  const auto work = FindNext(row);
   if (work == row->works.end()) return false;
+  if (IsBeside(work->work) && work->steps < update_steps_) return true;
+  if (!std::exchange(work->begun, true)) work->version = row->version;
   const bool done =
       FailIfAsked(row, &*work) ||
       std::visit([&](const auto& body) { return Run(row, &*work, body); }, work->work);
@@ -357,10 +420,11 @@ bool FakeEngine::Run(Row* row, Work* work, const PrefillWork& prefill) {
   const int32_t end = std::min(total, work->tokens_done + step_tokens_);
   for (; work->tokens_done < end; ++work->tokens_done) {
     const uint64_t position = row->stream.size();
-    if (prefill.score) part.logprobs.push_back(Logprob(*row, position));
+    if (prefill.score) part.logprobs.push_back(Logprob(position, work->version));
     if (prefill.score_base) part.base_logprobs.push_back(BaseLogprob(position));
     Take(row, prefill.tokens[work->tokens_done]);
   }
+  part.adapter_version = work->version;
   part.tokens_done = end;
   part.done = end == total;
   const bool done = part.done;
@@ -379,7 +443,7 @@ bool FakeEngine::Run(Row* row, Work* work, const GenerateWork& generate) {
   const uint64_t fill = position - row->window_start;
   MAYFLY_CHECK(fill > 0 && fill < static_cast<uint64_t>(row->options.window_tokens));
   const TokenId token = script_.next_token(position);
-  const float logprob = Logprob(*row, position);
+  const float logprob = Logprob(position, row->version);
   Take(row, token);
   ++work->tokens_done;
   work->text += TextOf(token);
@@ -419,7 +483,8 @@ bool FakeEngine::Run(Row* row, Work* work, const ScoreBaseWork& score) {
 bool FakeEngine::Run(Row* row, Work* work, const UpdateWork& update) {
   MAYFLY_CHECK(row->options.adapter.enabled());
   MAYFLY_CHECK(!update.tokens.empty() && update.tokens.size() == update.weights.size());
-  MAYFLY_CHECK(update.begin + update.tokens.size() == row->stream.size());
+  const uint64_t end = update.begin + update.tokens.size();
+  MAYFLY_CHECK(update.parallel ? end <= row->stream.size() : end == row->stream.size());
   MAYFLY_CHECK(update.begin >= row->window_start + update.context.size());
   MAYFLY_CHECK(
       std::equal(update.tokens.begin(), update.tokens.end(), row->stream.begin() + update.begin));
@@ -451,8 +516,8 @@ bool FakeEngine::Run(Row* row, Work* work, const ResetWork&) {
   return true;
 }
 
-float FakeEngine::Logprob(const Row& row, uint64_t position) {
-  return position == 0 ? std::nanf("") : script_.logprob(position, row.version);
+float FakeEngine::Logprob(uint64_t position, uint64_t version) {
+  return position == 0 ? std::nanf("") : script_.logprob(position, version);
 }
 
 float FakeEngine::BaseLogprob(uint64_t position) {

@@ -2,12 +2,18 @@
 
 // An Engine without tensors that does one small thing each time a test calls Step, and checks that
 // the session keeps its side of the contract: work fits the window, a generation stays below its
-// horizon, an update learns the newest tokens of its row. Owned by the test. Calls are thread-safe;
-// events are delivered by whichever thread calls Step (or by one of its own after RunInBackground).
+// horizon, an update learns what its row holds (its newest tokens, unless it runs beside). Owned by
+// the test. Calls are thread-safe; events are delivered by whichever thread calls Step (or by one
+// of its own after RunInBackground).
+//
+// A row runs one piece of work a step; what adds no tokens overtakes a generation that has begun.
+// An update that runs beside takes `update_steps` of its row's steps, which do other work
+// meanwhile.
 //
 // Its tokenizer gives every byte of a text the token with that number. Its model generates
 // 'a' + position % 26. Both, and every score, can be replaced.
 
+#include <atomic>
 #include <deque>
 #include <functional>
 #include <map>
@@ -35,6 +41,10 @@ class FakeEngine final : public Engine {
     // Tokens of prefill in one step.
     int32_t step_tokens = 5;
     bool has_chat_template = true;
+    int32_t max_update_tokens = 0;
+    bool deterministic = false;
+    // Steps of its row that an update takes which runs beside.
+    int32_t update_steps = 1;
   };
 
   // What the model says; called with the fake's lock held.
@@ -62,7 +72,7 @@ class FakeEngine final : public Engine {
   const EngineInfo& info() const override { return info_; }
   int32_t free_rows() const override;
   bool healthy() const override;
-  bool defers_learning() const override { return false; }
+  bool defers_learning() const override { return defers_learning_; }
   absl::Status Open(const RowOptions& options, std::shared_ptr<TokenSink> sink) override;
   void Submit(RowHandle row, WorkId id, RowWork work) override;
   void Tokenize(TextInput text, WorkId id, std::shared_ptr<TokenSink> sink) override;
@@ -88,6 +98,10 @@ class FakeEngine final : public Engine {
   }
   // The next update answers with this instead of learning; outcome kApplied still learns.
   void SetNextUpdate(UpdateDone result);
+  void SetDefersLearning(bool defers) { defers_learning_ = defers; }
+  // No update ends while this is set.
+  void HoldUpdates(bool hold);
+  void SetUpdateSteps(int32_t steps);
   // The device is gone: every row ends, no row opens any more.
   void FailDevice(absl::Status status);
 
@@ -110,6 +124,8 @@ class FakeEngine final : public Engine {
   uint64_t tokens_taken() const;
   // How often a generation had to wait at its horizon.
   int pauses() const;
+  // The most work besides a command's that one row had at once.
+  int most_side_work() const;
   // Tokens in the row's window.
   int32_t window_fill(int32_t row) const;
 
@@ -118,8 +134,12 @@ class FakeEngine final : public Engine {
     WorkId id = 0;
     RowWork work;
     int32_t tokens_done = 0;
+    bool begun = false;
     bool paused = false;
-    std::string text;  // of a generation
+    // The adapter that it sees.
+    uint64_t version = 0;
+    int32_t steps = 0;
+    std::string text = {};  // of a generation
   };
   struct Row {
     bool open = false;
@@ -148,6 +168,11 @@ class FakeEngine final : public Engine {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void CancelWork(Row* row, WorkId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void CloseRow(Row* row) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Queue(Row* row, WorkId id, RowWork work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The update beside all other work; end() if there is none.
+  std::deque<Work>::iterator FindUpdateBeside(Row* row) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The work whose turn it is.
+  std::deque<Work>::iterator FindNext(Row* row) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool StepRow(Row* row) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool FailIfAsked(Row* row, Work* work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Each does one step of its work and says whether the work is finished.
@@ -159,7 +184,7 @@ class FakeEngine final : public Engine {
   bool Run(Row* row, Work* work, const CheckpointWork&) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool Run(Row* row, Work* work, const RollBackWork&) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool Run(Row* row, Work* work, const ResetWork&) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  float Logprob(const Row& row, uint64_t position) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  float Logprob(uint64_t position, uint64_t version) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   float BaseLogprob(uint64_t position) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   template <typename Body>
   void Emit(const std::shared_ptr<TokenSink>& sink, WorkId id, Body body)
@@ -172,7 +197,11 @@ class FakeEngine final : public Engine {
   Mutex step_mu_;
   mutable Mutex mu_ ABSL_ACQUIRED_AFTER(step_mu_);
   CondVar called_;
+  std::atomic<bool> defers_learning_{false};
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  bool updates_held_ ABSL_GUARDED_BY(mu_) = false;
+  int32_t update_steps_ ABSL_GUARDED_BY(mu_);
+  int most_side_work_ ABSL_GUARDED_BY(mu_) = 0;
   bool healthy_ ABSL_GUARDED_BY(mu_) = true;
   Script script_ ABSL_GUARDED_BY(mu_);
   std::deque<Call> calls_ ABSL_GUARDED_BY(mu_);
