@@ -1,14 +1,14 @@
-// The engine alone on the default model: what one forward pass and one update cost. Adapters are
-// on. The peers of tests/bench/peers do the same work on the same shapes. Each benchmark reports
-// the peak resident memory of the process; run.py starts one process for each.
-
-#include <sys/resource.h>
+// The model alone on the default checkpoint: what one forward pass and one update cost. Adapters
+// are on. The peers of tests/bench/peers do the same work on the same shapes. run.py starts one
+// process for each benchmark, so that its peak memory is its own.
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
 #include "benchmark/benchmark.h"
 #include "engine/runtime/model_runner.h"
+#include "engine/runtime/sampler.h"
+#include "tests/bench/report.h"
 #include "tests/parity/test_trainer.h"
 #include "tests/parity/tiny_model.h"
 
@@ -17,7 +17,6 @@ namespace {
 
 constexpr char kModel[] = "models/smollm2-135m-instruct";
 constexpr int32_t kWindow = 2048;
-constexpr int32_t kThreads = 2;
 constexpr int64_t kPrompt = 64;
 constexpr int64_t kDecodeSteps = 64;
 
@@ -34,7 +33,7 @@ class Bench {
       : tiny_(LoadTinyModel(kModel, DType::kBFloat16, kWindow, rank, rows)),
         runner_(tiny_.model.get(), tiny_.kv.get()),
         tokens_(Tokens(kWindow)) {
-    at::set_num_threads(kThreads);
+    at::set_num_threads(kBenchThreads);
     spec_.rank = rank;
     spec_.alpha = rank;
     for (int64_t row = 0; row < rows; ++row) {
@@ -69,13 +68,6 @@ class Bench {
   std::vector<AdapterView> views_;
 };
 
-void Report(int64_t tokens, benchmark::State* state) {
-  rusage usage = {};
-  getrusage(RUSAGE_SELF, &usage);
-  state->SetItemsProcessed(state->iterations() * tokens);
-  state->counters["peak_rss_bytes"] = static_cast<double>(usage.ru_maxrss) * 1024;
-}
-
 void Prefill(benchmark::State& state) {
   const Bench bench(16);
   for (auto _ : state) bench.runner().Run({bench.Slice(0, 0, 1024)});
@@ -106,10 +98,33 @@ BENCHMARK(Decode)
     ->MinWarmUpTime(0.5)
     ->MinTime(3);
 
+// What the engine's loop does for eight rows that generate, without the loop: forward passes and
+// sampling at temperature 1. loop_bench.cc and service_bench.cc do the same work around it.
+void Generate(benchmark::State& state) {
+  constexpr int64_t kRows = 8, kTokens = 192;
+  const Bench bench(16, kRows);
+  const SamplingOptions sampling;
+  for (int64_t row = 0; row < kRows; ++row) bench.runner().Run({bench.Slice(row, 0, kPrompt)});
+  for (auto _ : state) {
+    for (int64_t position = kPrompt; position < kPrompt + kTokens; ++position) {
+      std::vector<RunSlice> slices;
+      for (int64_t row = 0; row < kRows; ++row) slices.push_back(bench.Slice(row, position, 1));
+      for (RunOutput& output : bench.runner().Run(slices)) {
+        const std::span<float> logits(output.logits.mutable_data_ptr<float>(),
+                                      static_cast<size_t>(output.logits.numel()));
+        benchmark::DoNotOptimize(
+            SampleToken(sampling, {logits, nullptr, nullptr, static_cast<uint64_t>(position)}));
+      }
+    }
+  }
+  Report(kRows * kTokens, &state);
+}
+BENCHMARK(Generate)->Unit(benchmark::kMillisecond)->UseRealTime()->MinWarmUpTime(0.5)->MinTime(5);
+
 // One epoch on 1,024 tokens after 1,024 tokens of context, gradients through the chunk alone.
 void Update(benchmark::State& state) {
   const Bench bench(static_cast<int32_t>(state.range(0)));
-  TestTrainer trainer(bench.tiny(), kThreads);
+  TestTrainer trainer(bench.tiny(), kBenchThreads);
   const std::vector<TokenId> tokens = Tokens(2048);
   bench.runner().Run({bench.Slice(0, 0, 1024)});
   UpdateJob job;
