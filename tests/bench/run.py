@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Measures the engine beside its peers and writes docs/benchmarks.md and the README's table.
 
-    tests/bench/run.py [--rounds N] [--only NAME] [--no-write]
+    tests/bench/run.py [--rounds N] [--only ROW] [--no-write] [--mode cascaded|parallel] [--under COMMAND]
 
-Ours and the peer's processes take turns, so that a noisy machine hits both alike; what is written are
-medians over the rounds and their ratios. One process per measurement: its peak memory is its own.
+Ours and the peers' processes take turns, so that a noisy machine hits them alike; what is written are
+medians over the rounds, of the figures and of their ratios. One process a source: its peak memory is its own.
 """
 
 import argparse
@@ -13,117 +13,140 @@ import json
 import os
 import platform
 import re
+import shlex
 import statistics
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from measurements import BIN, GGUF, LLAMA, MODEL, PEERS, REFERENCE, ROOT
+from measurements import HEAD, LINEAR, ROWS, SOURCES, THREADS, run
+
 PAGE = ROOT / "docs/benchmarks.md"
 README = ROOT / "README.md"
-OURS = ROOT / "build/bin/engine_bench"
-REFERENCE = ROOT / ".venv-reference/bin/python"
-PEER = ROOT / "tests/bench/peers/transformers_loop.py"
-THREADS = 2
-# A ratio to the peer that fell by more than this is marked.
+TEMPLATE = ROOT / "tests/bench/page_template.md"
+# A ratio that got worse by more than this is marked.
 REGRESSION = 0.10
 
-
-@dataclass(frozen=True)
-class Measurement:
-    name: str
-    title: str
-    ours: str  # the benchmark's name in engine_bench
-    peer: tuple  # arguments of the peer
-    target: float | None = None  # times the peer
+# ---- rounds ----------------------------------------------------------------------------------------
 
 
-MEASUREMENTS = [
-    Measurement("prefill", "prefill, 1,024 tokens", "Prefill", ("prefill",)),
-    Measurement("decode", "decode, one session", "Decode/1", ("decode",), 4.0),
-    Measurement("decode8", "decode, eight sessions", "Decode/8", ("decode8",)),
-    Measurement("update16", "one update, 1,024 tokens, rank 16", "Update/16", ("update", "--rank", "16"), 2.0),
-    Measurement("update64", "one update, 1,024 tokens, rank 64", "Update/64", ("update", "--rank", "64"), 2.0),
-]
+def measure_round(rows, number, measure):
+    """{(row, source): figures}; `measure(source)` runs it."""
+    seen, figures = {}, {}
+    for row in rows:
+        for source in dict.fromkeys([row.source, *(against.source for against in row.against)]):
+            if number > SOURCES[source].rounds:
+                continue
+            if source not in seen or SOURCES[source].again:
+                seen[source] = measure(source)
+            figures[row.name, source] = seen[source]
+    return figures
 
 
-# ---- running ---------------------------------------------------------------------------------
+# ---- figures ---------------------------------------------------------------------------------------
 
 
-def run(command):
-    environment = dict(os.environ, OMP_NUM_THREADS=str(THREADS))
-    done = subprocess.run(
-        [str(part) for part in command], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    if done.returncode != 0:
-        sys.exit(f"run.py: {command[0]} failed:\n{done.stderr}")
-    return done.stdout
+def median(values):
+    values = list(values)
+    return float(f"{statistics.median(values):.5g}") if isinstance(values[0], (int, float)) else values[-1]
 
 
-def measure_ours(measurement):
-    out = run([OURS, f"--benchmark_filter=^{measurement.ours}/", "--benchmark_format=json"])
-    benchmark = json.loads(out)["benchmarks"][0]
-    return {
-        "tokens_per_second": benchmark["items_per_second"],
-        "peak_rss_bytes": benchmark["peak_rss_bytes"],
-    }
+def summarize(rows, rounds):
+    """{row: {"ours": figures, "against": {label: figures and "ratio"}}}, medians over the rounds.
 
-
-def measure_peer(measurement):
-    line = json.loads(run([REFERENCE, PEER, *measurement.peer, "--threads", THREADS]))
-    return {key: line[key] for key in ("tokens_per_second", "peak_rss_bytes")}
-
-
-# ---- figures ---------------------------------------------------------------------------------
-
-
-def summarize(rounds):
-    """{name: {"ours": figures, "peer": figures, "ratio": ours per peer}}, medians over the rounds.
-
-    The ratio is the median of the ratios of each round, since the rounds differ more than the two
-    processes within one.
+    A ratio is the median of the ratios of each round, since the rounds differ more than the processes
+    within one.
     """
+
+    def medians(row, source):
+        all_figures = [one[row, source] for one in rounds if (row, source) in one]
+        return {key: median(figures[key] for figures in all_figures) for key in all_figures[0]}
+
+    def ratio(row, against, figures):
+        divisor = figures[row.name, against.source][against.figure or row.figure]
+        return figures[row.name, row.source][row.figure] * against.work / divisor
+
     summary = {}
-    for name in rounds[0]:
-        ratios = [
-            one[name]["ours"]["tokens_per_second"] / one[name]["peer"]["tokens_per_second"]
-            for one in rounds
-        ]
-        summary[name] = {"ratio": round(statistics.median(ratios), 3)}
-        for side in ("ours", "peer"):
-            summary[name][side] = {
-                key: round(statistics.median(one[name][side][key] for one in rounds), 1)
-                for key in ("tokens_per_second", "peak_rss_bytes")
+    for row in rows:
+        summary[row.name] = {"ours": medians(row.name, row.source), "against": {}}
+        for against in row.against:
+            ratios = [ratio(row, against, one) for one in rounds if (row.name, row.source) in one]
+            summary[row.name]["against"][against.label] = {
+                **medians(row.name, against.source),
+                "ratio": median(ratios),
             }
     return summary
 
 
-def regressed(ratio, previous):
-    return previous is not None and ratio < previous * (1 - REGRESSION)
+def regressed(ratio, previous, at_most=False):
+    if previous is None:
+        return False
+    return ratio > previous * (1 + REGRESSION) if at_most else ratio < previous * (1 - REGRESSION)
 
 
-def table(summary, previous):
-    lines = [
-        "| work | Mayfly | transformers + PEFT | times the peer | target | peak memory |",
-        "|---|---|---|---|---|---|",
-    ]
-    for measurement in MEASUREMENTS:
-        row = summary.get(measurement.name)
-        if row is None:
-            continue
-        ratio = f"{row['ratio']:.1f}"
-        before = previous.get(measurement.name, {}).get("ratio")
-        if regressed(row["ratio"], before):
-            ratio += f" (**was {before:.1f}**)"
-        target = "" if measurement.target is None else f"{measurement.target:g}"
-        memory = " against ".join(f"{row[side]['peak_rss_bytes'] / 2**20:,.0f}" for side in ("ours", "peer"))
-        ours, peer = (f"{row[side]['tokens_per_second']:,.0f} tokens/s" for side in ("ours", "peer"))
-        lines.append(f"| {measurement.title} | {ours} | {peer} | {ratio} | {target} | {memory} MiB |")
+def percent(share):
+    return f"{100 * share:.0f} %"
+
+
+def verdict(ratio, target, at_most=False):
+    if (ratio <= target) if at_most else (ratio >= target):
+        return "pass"
+    return f"**missed by {percent(abs(ratio / target - 1))}**"
+
+
+UNITS = {
+    "tokens_per_second": lambda value: f"{value:,.0f} tokens/s" if value >= 100 else f"{value:.1f} tokens/s",
+    "gap_p99_seconds": lambda value: f"{1000 * value:,.0f} ms",
+    "gap_max_seconds": lambda value: f"{1000 * value:,.0f} ms",
+    "flops": lambda value: f"{value / 1e9:,.0f} GFLOP/s",
+    "bytes_per_second": lambda value: f"{value / 1e9:,.1f} GB/s",
+}
+
+
+def ratio_text(ratio, against):
+    return percent(ratio) if against.percent else f"{ratio:.2f}x"
+
+
+def table(rows, summary, previous, mode):
+    lines = ["| work | Mayfly | beside | | Mayfly to it | target | |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        figures = summary[row.name]
+        cells = [row.title.format(mode=mode), UNITS[row.figure](figures["ours"][row.figure])]
+        for against in row.against:
+            other = figures["against"][against.label]
+            figure = against.figure or row.figure
+            ratio = ratio_text(other["ratio"], against)
+            before = previous.get(row.name, {}).get("against", {}).get(against.label, {}).get("ratio")
+            if regressed(other["ratio"], before, against.at_most):
+                ratio += f" (**was {ratio_text(before, against)}**)"
+            target, judgement = "", ""
+            if against.target is not None:
+                target = ("≤ " if against.at_most else "≥ ") + ratio_text(against.target, against)
+                judgement = verdict(other["ratio"], against.target, against.at_most)
+                if against.only_mode not in ("", mode):
+                    judgement = f"set for mode {against.only_mode}"
+            beside = [against.label, UNITS[figure](other[figure]), ratio, target, judgement]
+            lines.append("| " + " | ".join(cells + beside) + " |")
+            cells = ["", ""]
     return "\n".join(lines)
 
 
-# ---- pages -----------------------------------------------------------------------------------
+def memory_table(rows, summary):
+    lines = ["| work | Mayfly | beside | |", "|---|---|---|---|"]
+    for row in rows:
+        ours = summary[row.name]["ours"].get("peak_rss_bytes")
+        cells = [row.title, "" if ours is None else f"{ours / 2**20:,.0f} MiB"]
+        for label, other in summary[row.name]["against"].items():
+            if ours is None or "peak_rss_bytes" not in other:
+                continue
+            cells += [label, f"{other['peak_rss_bytes'] / 2**20:,.0f} MiB"]
+            lines.append("| " + " | ".join(cells) + " |")
+            cells = ["", ""]
+    return "\n".join(lines)
+
+
+# ---- pages -----------------------------------------------------------------------------------------
 
 
 def read_figures(page):
@@ -132,27 +155,36 @@ def read_figures(page):
     return json.loads(match.group(1)) if match else {}
 
 
-def page_text(summary, previous, conditions):
-    return f"""# Benchmarks
+def between(text, name):
+    match = re.search(rf"<!-- {name}:begin -->\n(.*?)<!-- {name}:end -->", text, re.DOTALL)
+    return match.group(1) if match else ""
 
-Written by `./dev bench`. The default model in bf16, adapters on, {THREADS} threads; ours and the peer's
-processes take turns on one machine, the figures are medians of {conditions["rounds"]} rounds.
 
-- Machine: {conditions["machine"]}
-- Peer: {conditions["peer"]}, a plain loop ([transformers_loop.py](../tests/bench/peers/transformers_loop.py))
-- Measured {conditions["date"]} at {conditions["commit"]}, load before {conditions["load"]}
+def llama_settings(summary):
+    """Which of llama.cpp's settings won, by row."""
+    return "; ".join(
+        f"{name}: {other['settings']}"
+        for name, figures in summary.items()
+        for label, other in figures["against"].items()
+        if "settings" in other and "Q4" not in label
+    )
 
-{table(summary, previous)}
 
-What is done: *prefill* computes 1,024 tokens into an empty cache. *Decode* adds 64 tokens to a prompt of
-64; with eight sessions each has an adapter of its own, while the peer's eight share one. *Update* is one
-epoch on 1,024 tokens after 1,024 tokens of cached context: forward, backward, clipping, AdamW. Sampling,
-text and the network are not part of it. Peak memory is the resident set of the process; ours holds the
-rows of its sessions (window 2,048), the peer's its Python runtime. A ratio that fell by more than
-{REGRESSION:.0%} since the run before is marked.
-
-<!-- figures: {json.dumps(summary)} -->
-"""
+def page_text(rows, summary, previous, under, notes):
+    learned = summary.get("learning", {}).get("ours", {}).get("learned_tokens", 0)
+    return TEMPLATE.read_text().format(
+        **under,
+        threads=THREADS,
+        regression=percent(REGRESSION),
+        linear=f"{LINEAR / 1e6:.1f}",
+        head=f"{HEAD / 1e6:.1f}",
+        learned=f"{learned:,.0f}",
+        llama_settings=llama_settings(summary),
+        table=table(rows, summary, previous, under["mode"]),
+        memory=memory_table(rows, summary),
+        notes=notes,
+        figures=json.dumps(summary),
+    )
 
 
 def with_table(readme, text):
@@ -164,47 +196,94 @@ def with_table(readme, text):
     return f"{head}{begin}\n{text}\n{end}{tail}"
 
 
-def conditions(rounds):
-    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    flags = re.search(r"flags\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    wide = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flags and name in flags.group(1)]
-    versions = "import torch, transformers, peft;" + (
-        "print(f'transformers {transformers.__version__}, PEFT {peft.__version__}, torch {torch.__version__}')"
+def machine_name():
+    about = Path("/proc/cpuinfo").read_text()
+    cpu = re.search(r"model name\s*: (.*)", about)
+    flags = re.search(r"flags\s*: (.*)", about)
+    wide = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+    present = [name for name in wide if flags and name in flags.group(1).split()]
+    return f"{os.cpu_count()} cores of {cpu.group(1) if cpu else platform.machine()} ({' '.join(present)})"
+
+
+def transformers_name():
+    modules = "transformers, peft, torch"
+    show = f"import {modules}; print(*(one.__version__ for one in ({modules})))"
+    return "transformers {}, PEFT {}, torch {}".format(*run([REFERENCE, "-c", show]).split())
+
+
+def llama_name():
+    """Also makes sure that it computes the same model."""
+    check = run([LLAMA, PEERS / "llama_cpp_loop.py", "check", "--model", GGUF])
+    nll = json.loads(check.splitlines()[0])
+    package = run([LLAMA, "-c", "import llama_cpp; print(llama_cpp.__version__)"]).strip()
+    return (
+        f"llama.cpp of llama-cpp-python {package}, built for this CPU, OpenMP, the same bf16 weights"
+        f" (NLL of an excerpt {nll['nll']:,.1f}, transformers {nll['expected']:,.1f})"
     )
+
+
+def conditions(arguments):
     return {
-        "rounds": rounds,
-        "machine": f"{os.cpu_count()} cores of {cpu.group(1) if cpu else platform.machine()} ({' '.join(wide)})",
-        "peer": run([REFERENCE, "-c", versions]).strip(),
+        "rounds": arguments.rounds,
+        "mode": arguments.mode,
+        "machine": machine_name(),
+        "transformers": transformers_name(),
+        "llama": llama_name(),
         "date": datetime.date.today().isoformat(),
         "commit": run(["git", "describe", "--always", "--dirty"]).strip(),
         "load": f"{os.getloadavg()[0]:.2f}",
     }
 
 
+def committed(path):
+    shown = subprocess.run(
+        ["git", "show", f"HEAD:{path.relative_to(ROOT)}"], cwd=ROOT, capture_output=True, text=True
+    )
+    return shown.stdout if shown.returncode == 0 else ""
+
+
+def prepare():
+    for needed in (BIN / "engine_bench", BIN / "service_bench", REFERENCE, LLAMA):
+        if not needed.exists():
+            sys.exit(f"run.py: {needed.relative_to(ROOT)} is missing, run ./dev bench")
+    if not GGUF.exists() or GGUF.stat().st_mtime < (MODEL / "model.safetensors").stat().st_mtime:
+        run([LLAMA, PEERS / "write_gguf.py", MODEL, GGUF])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=[measurement.name for measurement in MEASUREMENTS])
+    parser.add_argument("--only", choices=[row.name for row in ROWS])
     parser.add_argument("--no-write", action="store_true", help="print the table, write nothing")
+    parser.add_argument("--mode", choices=["cascaded", "parallel"], default="cascaded", help="of learning")
+    parser.add_argument("--under", default="", help="a command to run each source under: 'taskset -c 0,1'")
+    parser.add_argument("--source", choices=SOURCES, help="measure this once and print its figures")
     arguments = parser.parse_args()
-    for needed in (OURS, REFERENCE):
-        if not needed.exists():
-            sys.exit(f"run.py: {needed.relative_to(ROOT)} is missing, run ./dev bench")
+    prepare()
+    if arguments.source:
+        print(json.dumps(SOURCES[arguments.source].measure(arguments.mode)))
+        return
 
-    under = conditions(arguments.rounds)
-    chosen = [one for one in MEASUREMENTS if arguments.only in (None, one.name)]
+    def measure(source):
+        print(f"  {source}", file=sys.stderr)
+        command = [sys.executable, __file__, "--source", source, "--mode", arguments.mode]
+        return json.loads(run([*shlex.split(arguments.under), *command]))
+
+    under = conditions(arguments)
+    rows = [row for row in ROWS if arguments.only in (None, row.name)]
     rounds = []
     for number in range(1, arguments.rounds + 1):
         print(f"round {number} of {arguments.rounds}", file=sys.stderr)
-        rounds.append({one.name: {"ours": measure_ours(one), "peer": measure_peer(one)} for one in chosen})
+        rounds.append(measure_round(rows, number, measure))
 
-    previous = read_figures(PAGE.read_text()) if PAGE.exists() else {}
-    summary = summarize(rounds)
-    print(table(summary, previous))
+    summary = summarize(rows, rounds)
+    previous = read_figures(committed(PAGE))
+    print(table(rows, summary, previous, arguments.mode))
     if arguments.no_write or arguments.only:
         return
-    PAGE.write_text(page_text(summary, previous, under))
-    README.write_text(with_table(README.read_text(), table(summary, {})))
+    notes = between(PAGE.read_text(), "notes") if PAGE.exists() else ""
+    PAGE.write_text(page_text(rows, summary, previous, under, notes))
+    README.write_text(with_table(README.read_text(), table(rows, summary, {}, arguments.mode)))
 
 
 if __name__ == "__main__":
