@@ -66,9 +66,10 @@ std::optional<RefreshWork> RowPlanner::NextRefresh() {
 bool RowPlanner::RefreshIsDue() const {
   const int32_t held = window_position();
   if (held == 0) return false;
-  if (refresh_due_ || held >= window_tokens_) return true;
+  if (refresh_due_) return true;
+  if (RefreshedStart() == window_start_) return false;  // it is full of what is to be learned
   const bool begins = parallel() && ChunkIsComplete() && !Waits();
-  return begins && LagBound() > window_end() && RefreshedStart() > window_start_;
+  return held >= window_tokens_ || (begins && LagBound() > window_end());
 }
 
 uint64_t RowPlanner::RefreshedStart() const {

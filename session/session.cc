@@ -304,6 +304,7 @@ bool Session::GoOnWithCommands() {
 }
 
 bool Session::Learn() {
+  if (PutReceipt()) return true;
   if (std::optional<RowWork> work =
           planner_->NextLearning(environment_.engine->defers_learning())) {
     Submit(Purpose::kLearn, *std::move(work));

@@ -34,6 +34,7 @@ class SessionFixture : public testing::Test {
     EXPECT_EQ(metrics_.requests_running.value(), 0);
     EXPECT_EQ(metrics_.requests_waiting.value(), 0);
     EXPECT_EQ(metrics_.lag_chunks.value(), 0);
+    EXPECT_EQ(metrics_.learning.value(), 0);
   }
 
   static OpenCommand SmallChunks() {

@@ -1,5 +1,6 @@
-// Thousands of random streams: whatever a client sends, however slowly it reads and whatever the
-// engine fails at, the promises below hold. A failing stream is named by its seed.
+// Thousands of random streams, half of them in parallel mode: whatever a client sends, however
+// slowly it reads, how long updates take, whatever the engine defers or fails at, the promises
+// below hold. A failing stream is named by its seed.
 
 #include <map>
 #include <random>
@@ -12,7 +13,7 @@
 namespace mayfly {
 namespace {
 
-constexpr int kStreams = 3000;
+constexpr int kStreams = 6000;
 constexpr int kCommands = 16;
 
 // One random stream, from its options to its end.
@@ -37,6 +38,7 @@ class RandomStream {
     }
     EndSomehow();
     Finish();
+    if (testing::Test::HasFatalFailure()) return;
     CheckEverythingWasAnsweredOnce();
     CheckTokens();
     CheckChunks();
@@ -65,8 +67,17 @@ class RandomStream {
     OpenCommand open;
     if (Chance(15)) open.adaptation.preset = Preset::kOff;
     off_ = open.adaptation.preset.has_value();
+    parallel_ = !off_ && Chance(50);
+    if (parallel_) {
+      open.adaptation.mode = UpdateMode::kParallel;
+      max_lag_ = Between(0, std::min(3, window / chunk_ - 2));
+      engine_.SetUpdateSteps(Between(1, 40));
+    }
+    defers_ = Chance(30);
     open.adaptation.chunk_tokens = chunk_;
-    open.adaptation.context_tokens = Between(1, window - chunk_ - (off_ ? 1 : 0));
+    open.adaptation.max_lag_chunks = max_lag_;
+    open.adaptation.context_tokens =
+        Between(1, std::max(1, window - (1 + max_lag_) * chunk_ - (off_ ? 1 : 0)));
     open.adaptation.kv_policy = static_cast<KvPolicy>(Between(0, 2));
     open.adaptation.refresh_every = Between(1, 3);
     open.adaptation.learn_from = static_cast<LearnFrom>(Between(0, 2));
@@ -77,6 +88,7 @@ class RandomStream {
   }
 
   void SendRandomCommand() {
+    if (defers_) engine_.SetDefersLearning(Chance(50));
     const int kind = Between(1, 100);
     if (kind <= 40) {
       answered_.insert(client_->Send(RandomAppend()));
@@ -119,6 +131,7 @@ class RandomStream {
 
   void WorkAWhile() {
     for (int i = Between(0, 30); i > 0; --i) {
+      if (Chance(10)) manager_->ExpireSessions();
       if (Chance(70)) engine_.Step();
       if (Chance(50)) client_->ReadOne();
     }
@@ -140,9 +153,11 @@ class RandomStream {
   }
 
   void Finish() {
-    for (bool worked = true; worked;) {
+    int turns = 0;
+    for (bool worked = true; worked; ++turns) {
       worked = engine_.Step();
       worked |= client_->ReadOne();
+      ASSERT_LT(turns, 100000) << "the stream goes round in circles";
     }
   }
 
@@ -180,18 +195,41 @@ class RandomStream {
   void CheckChunks() {
     uint64_t learned_to = 0;
     for (const UpdateWork& update : engine_.SubmittedOf<UpdateWork>()) {
+      const uint64_t chunks = defers_ ? RowPlanner::kMaxMergedChunks : 1;
       EXPECT_GE(update.begin, learned_to);
-      EXPECT_LE(update.tokens.size(), static_cast<size_t>(chunk_));
+      EXPECT_LE(update.tokens.size(), chunks * chunk_);
+      // Where learning waits, whole chunks of a cascaded session may have tokens behind them too.
+      EXPECT_TRUE(update.parallel == parallel_ || (defers_ && !parallel_));
       learned_to = update.begin + update.tokens.size();
       if (!adapted_) {
         EXPECT_EQ(update.begin % chunk_, 0u);
-        EXPECT_EQ(update.tokens.size(), static_cast<size_t>(chunk_));
+        EXPECT_EQ(update.tokens.size() % chunk_, 0u);
       }
     }
-    const auto receipts = client_->All<UpdateEvent>();
-    for (size_t i = 0; i < receipts.size(); ++i) EXPECT_EQ(receipts[i].chunk_index, i);
+    EXPECT_LE(engine_.most_side_work(), 1);
+    if (!defers_) {
+      EXPECT_LE(engine_.most_tokens_beside(), static_cast<uint64_t>((max_lag_ + 1) * chunk_));
+    }
+    CheckReceipts();
+  }
+
+  void CheckReceipts() {
+    uint64_t chunks = 0;
+    for (const UpdateEvent& receipt : client_->All<UpdateEvent>()) {
+      EXPECT_EQ(receipt.chunk_index, chunks);
+      EXPECT_GE(receipt.lag_chunks, receipt.merged_chunks);
+      EXPECT_LE(receipt.merged_chunks, defers_ ? RowPlanner::kMaxMergedChunks : 1);
+      chunks += receipt.merged_chunks;
+    }
+    if (!defers_) {
+      EXPECT_EQ(metrics_.chunks_deferred.value(), 0u);
+    }
     if (!adapted_ && half_closed_) {
-      EXPECT_EQ(receipts.size(), off_ ? 0 : engine_.tokens_taken() / chunk_);
+      const uint64_t complete = off_ ? 0 : engine_.tokens_taken() / chunk_;
+      EXPECT_LE(chunks, complete);
+      // A parallel session that ends leaves what lags behind unlearned, one that defers what waits.
+      const uint64_t may_lag = (parallel_ ? max_lag_ + 1 : 0) + (defers_ ? 1 + 4 + 1 : 0);
+      EXPECT_GE(chunks + may_lag, complete);
     }
   }
 
@@ -204,6 +242,7 @@ class RandomStream {
     EXPECT_EQ(metrics_.requests_running.value(), 0);
     EXPECT_EQ(metrics_.requests_waiting.value(), 0);
     EXPECT_EQ(metrics_.lag_chunks.value(), 0);
+    EXPECT_EQ(metrics_.learning.value(), 0);
   }
 
   std::mt19937 random_;
@@ -216,6 +255,10 @@ class RandomStream {
 
   int chunk_ = 0;
   bool off_ = false;
+  bool parallel_ = false;
+  int max_lag_ = 0;
+  // The engine now and then wants no learning.
+  bool defers_ = false;
   bool adapted_ = false;
   bool half_closed_ = false;
   // Commands that need an answer.

@@ -272,6 +272,11 @@ int FakeEngine::most_side_work() const {
   return most_side_work_;
 }
 
+uint64_t FakeEngine::most_tokens_beside() const {
+  MutexLock lock(&mu_);
+  return most_tokens_beside_;
+}
+
 int32_t FakeEngine::window_fill(int32_t row) const {
   MutexLock lock(&mu_);
   return rows_[row].stream.size() - rows_[row].window_start;
@@ -349,6 +354,10 @@ void FakeEngine::Clear(Row* row) {
 void FakeEngine::Take(Row* row, TokenId token) {
   row->stream.push_back(token);
   ++tokens_taken_;
+  const auto beside = FindUpdateBeside(row);
+  if (beside == row->works.end()) return;
+  const uint64_t begin = std::get<UpdateWork>(beside->work).begin;
+  most_tokens_beside_ = std::max(most_tokens_beside_, row->stream.size() - begin);
 }
 
 void FakeEngine::CloseRow(Row* row) {

@@ -126,6 +126,8 @@ class FakeEngine final : public Engine {
   int pauses() const;
   // The most work besides a command's that one row had at once.
   int most_side_work() const;
+  // How far a row grew while an update ran beside: tokens from that update's first on.
+  uint64_t most_tokens_beside() const;
   // Tokens in the row's window.
   int32_t window_fill(int32_t row) const;
 
@@ -202,6 +204,7 @@ class FakeEngine final : public Engine {
   bool updates_held_ ABSL_GUARDED_BY(mu_) = false;
   int32_t update_steps_ ABSL_GUARDED_BY(mu_);
   int most_side_work_ ABSL_GUARDED_BY(mu_) = 0;
+  uint64_t most_tokens_beside_ ABSL_GUARDED_BY(mu_) = 0;
   bool healthy_ ABSL_GUARDED_BY(mu_) = true;
   Script script_ ABSL_GUARDED_BY(mu_);
   std::deque<Call> calls_ ABSL_GUARDED_BY(mu_);
