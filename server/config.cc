@@ -207,7 +207,7 @@ std::vector<Flag> SessionOptionFlags() {
       {"mode", "name", "", "whether generation waits for an update: cascaded or parallel",
        OneOf<UpdateMode>(ADAPT(mode), {{"cascaded", UpdateMode::kCascaded},
                                        {"parallel", UpdateMode::kParallel}})},
-      {"max_lag_chunks", "int", "", "parallel mode: chunks by which an adapter may be behind",
+      {"max_lag_chunks", "int", "", "parallel mode: chunks collected beside the one being learned",
        Int(ADAPT(max_lag_chunks), 0, kMany)},
       {"kv_policy", "name", "", "keys and values after an update: keep, refresh or refresh_every",
        OneOf<KvPolicy>(ADAPT(kv_policy), {{"keep", KvPolicy::kKeep},
@@ -230,6 +230,9 @@ std::vector<Flag> SessionOptionFlags() {
       {"init", "name", "", "how a fresh adapter's A starts: default or activation",
        OneOf<AdapterInit>(ADAPT(init), {{"default", AdapterInit::kDefault},
                                         {"activation", AdapterInit::kActivation}})},
+      {"target_inter_token_ms", "number", "",
+       "learning waits while tokens come more slowly than this; 0: it never does",
+       Real(ADAPT(target_inter_token_ms))},
       {"temperature", "number", "", "sampling temperature; 0 takes the most probable token",
        Real(SAMPLE(temperature))},
       {"top_p", "number", "", "keeps the smallest set of tokens that reaches this probability",
@@ -267,6 +270,18 @@ std::vector<Flag> ServerFlags() {
        OneOf<DType>(FIELD(engine.dtype), {{"bf16", DType::kBFloat16}, {"fp32", DType::kFloat32}})},
       {"threads", "int", "0", "threads of one pass on the CPU; 0: one a core",
        Int(FIELD(engine.threads), 0, 1024)},
+      {"update_threads", "int", "0",
+       "threads of an update while tokens are computed beside it; 0: half of them",
+       Int(FIELD(engine.update_threads), 0, 1024)},
+      {"update_tokens", "int", "1024", "tokens of the chunks that train together in one pass",
+       Int(FIELD(engine.update_tokens), 1, kManyTokens)},
+      {"max_update_tokens", "int", "4096", "largest training pass a session may ask for",
+       Int(FIELD(engine.max_update_tokens), 1, kManyTokens)},
+      {"update_group", "int", "4", "sessions that one training pass may hold",
+       Int(FIELD(engine.update_group), 1, 65536)},
+      {"deterministic", "bool", "false",
+       "results depend on a session's commands alone; slower, and no mode parallel",
+       Bool(FIELD(engine.deterministic))},
       {"slots", "int", "8", "rows, so sessions at once; unset with --memory_budget: what fits",
        Int(FIELD(engine.slots), 1, 65536)},
       {"memory_budget", "bytes", "0", "bytes for all rows together; 0: no bound but --slots",
@@ -454,6 +469,13 @@ absl::Status CheckListeners(const Config& config) {
       ": a plaintext listener off the loopback is open to everybody; --insecure allows it"));
 }
 
+absl::Status CheckUpdateTokens(const EngineOptions& engine) {
+  if (engine.max_update_tokens >= engine.update_tokens) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("--max_update_tokens=", engine.max_update_tokens,
+                                                 ": want at least --update_tokens, ",
+                                                 engine.update_tokens));
+}
+
 // The ranges of the sessions' options depend on each other and on the engine. What only the model
 // can tell is taken as boundless here; Server::Start checks again, but a typing error should not
 // have to wait for a model to load.
@@ -462,6 +484,8 @@ absl::Status CheckSessionDefaults(const Config& config) {
   engine.model.layers = std::numeric_limits<int32_t>::max();
   engine.window_tokens = config.engine.window_tokens;
   engine.max_rank = config.engine.max_rank;
+  engine.max_update_tokens = config.engine.max_update_tokens;
+  engine.deterministic = config.engine.deterministic;
   MAYFLY_RETURN_IF_ERROR(ResolveAdaptation({}, config.sessions.default_adaptation, engine,
                                            engine.window_tokens, /*seed=*/0)
                              .status());
@@ -494,6 +518,7 @@ absl::StatusOr<Config> ParseConfig(const std::vector<std::string>& args, const E
   }
   if (config.engine.memory_budget_bytes > 0 && !given.contains("slots")) config.engine.slots = 0;
   MAYFLY_RETURN_IF_ERROR(CheckListeners(config));
+  MAYFLY_RETURN_IF_ERROR(CheckUpdateTokens(config.engine));
   MAYFLY_RETURN_IF_ERROR(CheckSessionDefaults(config));
   return config;
 }

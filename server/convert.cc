@@ -121,6 +121,7 @@ absl::StatusOr<AdaptationWishes> ReadAdaptation(const v1::AdaptationOptions& fro
   COPY_IF_SET(gate_threshold);
   MAYFLY_RETURN_IF_ERROR(ReadEnum("init", from.init(), kInits, &to.init));
   COPY_IF_SET(seed);
+  COPY_IF_SET(target_inter_token_ms);
   return to;
 }
 
@@ -294,6 +295,8 @@ void Write(const UpdateEvent& from, v1::SessionResponse* response) {
   if (from.base_nll) to.set_base_nll(*from.base_nll);
   to.set_queue_seconds(result.queue_seconds);
   to.set_train_seconds(result.train_seconds);
+  to.set_merged_chunks(from.merged_chunks);
+  to.set_lag_chunks(from.lag_chunks);
 }
 
 void Write(const DrainingEvent& from, v1::SessionResponse* response) {
@@ -360,6 +363,7 @@ v1::AdaptationOptions ToProto(const AdaptationOptions& from) {
   to.set_gate_threshold(from.gate_threshold);
   to.set_init(WriteEnum(from.adapter.init, kInits));
   to.set_seed(from.adapter.seed);
+  to.set_target_inter_token_ms(from.target_inter_token_ms);
   return to;
 }
 

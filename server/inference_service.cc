@@ -43,6 +43,7 @@ void InferenceService::WriteLimits(v1::Limits* limits) const {
   const SessionLimits& ours = manager_->limits();
   limits->set_window_tokens(engine_->info().window_tokens);
   limits->set_max_rank(engine_->info().max_rank);
+  limits->set_max_update_tokens(engine_->info().max_update_tokens);
   limits->set_max_append_tokens(ours.max_append_tokens);
   limits->set_max_generate_tokens(ours.max_generate_tokens);
   limits->set_max_sessions_per_tenant(ours.max_sessions_per_tenant);

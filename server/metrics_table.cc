@@ -214,6 +214,16 @@ std::vector<Metric> Table() {
       {"mayfly_adapter_update_lag_chunks", kGauge,
        "Complete chunks that are not yet learned, over all sessions.",
        READ(Value(from.sessions.lag_chunks))},
+      {"mayfly_adapter_updates_deferred_total", kCounter,
+       "Chunks that had to wait before they were learned, as tokens came more slowly than a "
+       "session "
+       "wanted (target_inter_token_ms).",
+       READ(Value(from.sessions.chunks_deferred))},
+      {"mayfly_adapter_chunks_skipped_total", kCounter,
+       "Chunks given up unlearned, by what stood against it: latency, as they had waited for "
+       "longer "
+       "than their session's window and updates allow.",
+       READ(Value(from.sessions.chunks_skipped, {{"reason", "latency"}}))},
       {"mayfly_adapter_nll_gain", kHistogram,
        "How much better an adapter predicts a chunk than the frozen base does, before the chunk is "
        "learned; nats per token, below zero is harm. Measured where a session asks for receipts.",

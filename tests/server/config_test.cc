@@ -86,6 +86,36 @@ TEST(ConfigTest, SessionOptionsGoByTheirOwnNames) {
   EXPECT_THAT(config->sessions.default_sampling.seed, Optional(7u));
 }
 
+TEST(ConfigTest, TheEnginesUpdatesAreSetByFlags) {
+  const auto config = Parse({"--update_threads=1", "--update_tokens=100",
+                             "--max_update_tokens=5000", "--update_group=2", "--deterministic"});
+  ASSERT_THAT(config, IsOk());
+  EXPECT_EQ(config->engine.update_threads, 1);
+  EXPECT_EQ(config->engine.update_tokens, 100);
+  EXPECT_EQ(config->engine.max_update_tokens, 5000);
+  EXPECT_EQ(config->engine.update_group, 2);
+  EXPECT_TRUE(config->engine.deterministic);
+  const EngineOptions defaults;
+  EXPECT_EQ(Parse({})->engine.update_tokens, defaults.update_tokens);
+  EXPECT_EQ(Parse({})->engine.max_update_tokens, defaults.max_update_tokens);
+  EXPECT_EQ(Parse({})->engine.update_group, defaults.update_group);
+}
+
+TEST(ConfigTest, DefaultsOfSessionsMustSuitTheEngine) {
+  EXPECT_THAT(Parse({"--update_tokens=100", "--max_update_tokens=99"}),
+              StatusIs(kInvalid, HasSubstr("--max_update_tokens=99: want at least")));
+  EXPECT_THAT(Parse({"--chunk_tokens=2000", "--max_update_tokens=1999"}),
+              StatusIs(kInvalid, HasSubstr("max_update_tokens is 1999")));
+  EXPECT_THAT(Parse({"--mode=parallel"}), IsOk());
+  EXPECT_THAT(Parse({"--mode=parallel", "--deterministic"}),
+              StatusIs(kInvalid, HasSubstr("mode parallel cannot be deterministic")));
+  EXPECT_THAT(
+      Parse({"--target_inter_token_ms=20"})->sessions.default_adaptation.target_inter_token_ms,
+      Optional(20.0));
+  EXPECT_THAT(Parse({"--target_inter_token_ms=-1"}),
+              StatusIs(kInvalid, HasSubstr("target_inter_token_ms is -1")));
+}
+
 TEST(ConfigTest, BytesAndDurationsTakeUnits) {
   EXPECT_EQ(Parse({"--memory_budget=3GiB"})->engine.memory_budget_bytes, uint64_t{3} << 30);
   EXPECT_EQ(Parse({"--memory_budget=4096"})->engine.memory_budget_bytes, 4096u);

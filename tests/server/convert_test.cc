@@ -61,7 +61,7 @@ TEST(ConvertTest, EveryAdaptationOptionArrives) {
       grad_clip: 0.6 dropout: 0.7 mode: MODE_PARALLEL max_lag_chunks: 11
       kv_policy: KV_POLICY_REFRESH_EVERY refresh_every: 12 learn_from: LEARN_FROM_OUTPUT
       output_weight: 0.8 receipt: true gate: false gate_threshold: 0.9 init: INIT_ACTIVATION
-      seed: 13 } })"));
+      seed: 13 target_inter_token_ms: 14.5 } })"));
   const AdaptationWishes& wishes = open.adaptation;
   EXPECT_THAT(wishes.preset, Optional(Preset::kPaper));
   EXPECT_THAT(wishes.rank, Optional(4));
@@ -91,6 +91,7 @@ TEST(ConvertTest, EveryAdaptationOptionArrives) {
   EXPECT_THAT(wishes.gate_threshold, Optional(0.9));
   EXPECT_THAT(wishes.init, Optional(AdapterInit::kActivation));
   EXPECT_THAT(wishes.seed, Optional(13u));
+  EXPECT_THAT(wishes.target_inter_token_ms, Optional(14.5));
 }
 
 TEST(ConvertTest, EverySamplingOptionArrivesAndZeroIsAValue) {
@@ -225,6 +226,8 @@ TEST(ConvertTest, AnUpdateCarriesItsReceipt) {
   UpdateEvent update;
   update.chunk_index = 3;
   update.tokens = 8;
+  update.merged_chunks = 2;
+  update.lag_chunks = 3;
   update.learning_rate = 0.5;
   update.base_nll = 2;
   update.result = {.outcome = UpdateOutcome::kRolledBack,
@@ -239,7 +242,7 @@ TEST(ConvertTest, AnUpdateCarriesItsReceipt) {
               IsProto("update { outcome: UPDATE_OUTCOME_ROLLED_BACK reason: 'worse' chunk_index: 3 "
                       "tokens: 8 label_tokens: 7 adapter_version: 4 learning_rate: 0.5 losses: 2 "
                       "losses: 1 gradient_norms: 0.25 base_nll: 2 queue_seconds: 1 "
-                      "train_seconds: 2 }"));
+                      "train_seconds: 2 merged_chunks: 2 lag_chunks: 3 }"));
 }
 
 TEST(ConvertTest, TheEndOfAGenerationArrives) {

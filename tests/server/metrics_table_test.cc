@@ -51,6 +51,7 @@ TEST_F(MetricsTableTest, NamesAreThoseOfTheContract) {
           "mayfly_step_batch_size", "mayfly_step_tokens", "mayfly_engine_healthy",
           "mayfly_adapter_updates_total", "mayfly_adapter_update_duration_seconds",
           "mayfly_adapter_update_queue_seconds", "mayfly_adapter_update_lag_chunks",
+          "mayfly_adapter_updates_deferred_total", "mayfly_adapter_chunks_skipped_total",
           "mayfly_adapter_nll_gain", "mayfly_adapter_rollbacks_total", "mayfly_update_busy_ratio",
           "mayfly_updates_waiting", "grpc_server_handled_total", "process_cpu_seconds_total",
           "process_resident_memory_bytes", "process_virtual_memory_bytes", "process_open_fds",
@@ -70,10 +71,14 @@ TEST_F(MetricsTableTest, ValuesAreReadWhenTheyAreCollected) {
   session_metrics_.closed[static_cast<size_t>(CloseReason::kDeadline)].Increment();
   session_metrics_.updates[static_cast<size_t>(UpdateOutcome::kRolledBack)].Increment(4);
   engine_metrics_.trained_tokens.Increment(5);
+  session_metrics_.chunks_deferred.Increment(6);
+  session_metrics_.chunks_skipped.Increment(7);
   const std::string text = Text();
   EXPECT_THAT(text, HasSubstr("\nmayfly_sessions_opened_total 3\n"));
   EXPECT_THAT(text, HasSubstr("\nmayfly_sessions_active 2\n"));
   EXPECT_THAT(text, HasSubstr("\nmayfly_adapter_updates_total{outcome=\"rolled_back\"} 4\n"));
+  EXPECT_THAT(text, HasSubstr("\nmayfly_adapter_updates_deferred_total 6\n"));
+  EXPECT_THAT(text, HasSubstr("\nmayfly_adapter_chunks_skipped_total{reason=\"latency\"} 7\n"));
   EXPECT_THAT(text, HasSubstr("\nmayfly_tokens_total{kind=\"trained\"} 5\n"));
   EXPECT_THAT(text, HasSubstr("mayfly_sessions_closed_total{reason=\"" +
                               std::string(CloseReasonName(CloseReason::kDeadline)) + "\"} 1\n"));
