@@ -72,10 +72,6 @@ struct EngineInfo {
   // What every row reserves, whatever its session asks for.
   RowBytes row_bytes;
   MemoryAccount memory;
-  // Tokens of one training pass that a session may ask for; 0: any number.
-  int32_t max_update_tokens = 0;
-  // See EngineOptions::deterministic.
-  bool deterministic = false;
   // Tokens that end a generation.
   std::vector<TokenId> eos_token_ids;
   // Tokens of one training pass, context included where gradients reach it; 0: no bound.
@@ -101,7 +97,7 @@ struct RowOptions {
   // At most EngineInfo::window_tokens.
   int32_t window_tokens = 0;
   // Who is served: work is shared out evenly among tenants, then among a tenant's rows.
-  std::string tenant;
+  std::string tenant = {};
   // While this row's tokens come more slowly, learning waits (Engine::defers_learning); 0: never.
   double target_inter_token_seconds = 0;
 };

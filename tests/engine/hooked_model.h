@@ -37,10 +37,10 @@ class HookedModel final : public CausalLm {
     if (hooks_.train_forward) hooks_.train_forward(batch);
     return model_->TrainForward(batch, trace);
   }
-  bool TrainBackward(const at::Tensor& dhidden, const TrainingBatch& batch, TrainingTrace* trace,
-                     AdapterView& gradients) const override {
+  bool TrainBackward(const at::Tensor& dhidden, const TrainingBatch& batch,
+                     TrainingTrace* trace) const override {
     if (hooks_.train_backward) hooks_.train_backward(batch);
-    return model_->TrainBackward(dhidden, batch, trace, gradients);
+    return model_->TrainBackward(dhidden, batch, trace);
   }
   const ModelConfig& config() const override { return model_->config(); }
   const Numerics& numerics() const override { return model_->numerics(); }

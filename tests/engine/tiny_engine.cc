@@ -35,7 +35,8 @@ TinyEngine::TinyEngine(const TinyEngineOptions& options) {
   parts.info.row_bytes = tiny.layout->row_bytes();
   parts.info.eos_token_ids = config.eos_token_ids;
   parts.numerics = tiny.numerics;
-  parts.step_tokens = options.step_tokens;
+  parts.scheduler.step_tokens = options.step_tokens;
+  parts.scheduler.whole_pieces = options.deterministic;
   parts.tokenizer = TinyTokenizer();
   parts.layout = std::move(tiny.layout);
   parts.model = std::move(model);
@@ -101,7 +102,8 @@ GenerateWork Greedy(int32_t max_tokens) {
 TestRow::TestRow(TinyEngine* engine, const AdapterSpec& spec, int32_t window_tokens)
     : engine_(engine), sink_(std::make_shared<RecordingSink>()) {
   const int32_t window = window_tokens > 0 ? window_tokens : engine->loop().info().window_tokens;
-  EXPECT_TRUE(engine->loop().Open({spec, window}, sink_).ok());
+  EXPECT_TRUE(
+      engine->loop().Open({.adapter = spec, .window_tokens = window, .tenant = {}}, sink_).ok());
   opened_ = sink_->Wait<RowOpened>();
 }
 
@@ -142,7 +144,8 @@ UpdateDone TestRow::Update(UpdateWork work) {
 }
 
 void TestRow::Refresh(int32_t keep_tokens) {
-  sink_->Wait<RefreshDone>(Submit(RefreshWork{keep_tokens}));
+  sink_->Wait<RefreshDone>(
+      Submit(RefreshWork{stream_.size() - static_cast<uint64_t>(keep_tokens)}));
 }
 
 uint64_t TestRow::Change(RowWork work) {

@@ -25,6 +25,7 @@ class TestTrainer {
     return std::exchange(results_, {});
   }
   UpdateResult Run(const UpdateJob& job) { return RunGroup({job}).at(0); }
+  const EngineMetrics& metrics() const { return metrics_; }
 
  private:
   const KvPool* const kv_;

@@ -38,7 +38,9 @@ class LlamaTest : public testing::TestWithParam<std::tuple<std::string, DType>> 
   TrainingBatch Batch(const at::Tensor& tokens, const AdapterView* adapter) const {
     TrainingBatch batch;
     batch.tokens = tokens;
-    batch.adapter = adapter;
+    batch.segments.emplace_back();
+    batch.segments[0].tokens = tokens.size(0);
+    batch.segments[0].adapter = adapter;
     return batch;
   }
   at::Tensor Train(const TrainingBatch& batch) const {
@@ -65,7 +67,7 @@ TEST_P(LlamaTest, AFreshAdapterTrainsOnTheBaseModelBitForBitWithDropoutAndWithou
   const at::Tensor base = Train(Batch(Tokens(), &none_));
   EXPECT_TRUE(at::equal(base, Train(Batch(Tokens(), &fresh_))));
   TrainingBatch dropout = Batch(Tokens(), &fresh_);
-  dropout.dropout = LoraDropout(0.5, 1);
+  dropout.segments[0].dropout = LoraDropout(0.5, 1);
   EXPECT_TRUE(at::equal(base, Train(dropout)));
   EXPECT_FALSE(at::equal(base, Train(Batch(Tokens(), &trained_))));
 }
@@ -92,8 +94,8 @@ TEST_P(LlamaTest, TrainingAfterAPrefixLeavesItsKeysAsTheyWere) {
   Serve(0, Tokens(), &trained_);
   const at::Tensor keys = tiny_.kv->Keys(0, 0).clone();
   TrainingBatch batch = Batch(Tokens().slice(0, 20), &trained_);
-  batch.row_begin = 20;
-  batch.prefix = tiny_.kv.get();
+  batch.segments[0].row_begin = 20;
+  batch.segments[0].prefix = tiny_.kv.get();
   const at::Tensor whole = Serve(1, Tokens(), &trained_);
   const double tolerance = std::get<1>(GetParam()) == DType::kFloat32 ? 1e-5 : 3e-2;
   EXPECT_LT(RelativeError(Train(batch), whole.slice(0, 20)), tolerance);
@@ -103,14 +105,15 @@ TEST_P(LlamaTest, TrainingAfterAPrefixLeavesItsKeysAsTheyWere) {
 TEST_P(LlamaTest, ACancelledPassGivesNothing) {
   std::atomic<bool> cancelled = false;
   TrainingBatch batch = Batch(Tokens(), &trained_);
-  batch.cancelled = &cancelled;
+  batch.proceed = [&] { return !cancelled.load(); };
   TrainingTrace trace;
   const at::Tensor hidden = model_.TrainForward(batch, &trace);
   ASSERT_TRUE(hidden.defined());
   AdapterView gradients = trained_;
   gradients.elements = at::zeros({tiny_.layout->adapter_elements()}, at::kFloat);
+  batch.segments[0].gradients = &gradients;
   cancelled = true;
-  EXPECT_FALSE(model_.TrainBackward(at::ones_like(hidden), batch, &trace, gradients));
+  EXPECT_FALSE(model_.TrainBackward(at::ones_like(hidden), batch, &trace));
   EXPECT_FALSE(gradients.elements.any().item<bool>());
   EXPECT_FALSE(Train(batch).defined());
 }
@@ -124,7 +127,8 @@ TEST_P(LlamaTest, AnAdapterOfUpperLayersLearnsOnlyThere) {
   const at::Tensor hidden = model_.TrainForward(batch, &trace);
   AdapterView gradients = upper;
   gradients.elements = at::zeros({tiny_.layout->adapter_elements()}, at::kFloat);
-  ASSERT_TRUE(model_.TrainBackward(at::ones_like(hidden), batch, &trace, gradients));
+  trace.context.segments[0].gradients = &gradients;
+  ASSERT_TRUE(model_.TrainBackward(at::ones_like(hidden), batch, &trace));
   for (int32_t layer = 0; layer < tiny_.layout->layers(); ++layer) {
     for (const Module module : kAllModules) {
       const bool adapted = layer >= 1 && module >= Module::kGate;

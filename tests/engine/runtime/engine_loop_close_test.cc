@@ -76,7 +76,7 @@ UpdateWork LongLesson(const TestRow& row) {
 // Holds the trainer until its update is cancelled, so that the order is certain: the row closes
 // while the pass runs.
 void UntilCancelled(const TrainingBatch& batch) {
-  EXPECT_TRUE(Eventually([&] { return batch.cancelled->load(); }));
+  EXPECT_TRUE(Eventually([&] { return !batch.proceed(); }));
 }
 
 const Busy kBusy[] = {

@@ -84,21 +84,57 @@ TEST(GenerationTest, CountsOnlyWhatItsPenaltiesNeed) {
   EXPECT_EQ(penalized.generated_counts[7], 2);
 }
 
-TEST(SequenceTest, OnlyARowOnWhichNothingRunsIsIdle) {
+UpdateWork Learn(bool parallel) {
+  UpdateWork work;
+  work.parallel = parallel;
+  return work;
+}
+
+TEST(SequenceTest, AClosingRowStartsNothing) {
   Sequence sequence;
-  EXPECT_TRUE(sequence.idle());
-  sequence.generation.emplace();
-  EXPECT_FALSE(sequence.idle());
-  sequence.generation->paused = true;
-  EXPECT_TRUE(sequence.idle());
-  sequence.update_id = 3;
-  EXPECT_FALSE(sequence.idle());
-  sequence.update_id.reset();
-  sequence.feed.emplace();
-  EXPECT_FALSE(sequence.idle());
-  sequence.feed.reset();
+  EXPECT_TRUE(sequence.CanStart(PrefillWork{}));
   sequence.closing = true;
-  EXPECT_FALSE(sequence.idle());
+  EXPECT_FALSE(sequence.CanStart(PrefillWork{}));
+  EXPECT_FALSE(sequence.CanStart(Learn(/*parallel=*/true)));
+}
+
+TEST(SequenceTest, BesideAGenerationOnlyWorkThatAddsNoTokensStarts) {
+  Sequence sequence;
+  sequence.generation.emplace();
+  EXPECT_FALSE(sequence.CanStart(PrefillWork{}));
+  EXPECT_FALSE(sequence.CanStart(GenerateWork{}));
+  EXPECT_FALSE(sequence.CanStart(Learn(/*parallel=*/false)));
+  EXPECT_TRUE(sequence.CanStart(Learn(/*parallel=*/true)));
+  EXPECT_TRUE(sequence.CanStart(RefreshWork{}));
+  EXPECT_TRUE(sequence.CanStart(ScoreBaseWork{}));
+  sequence.generation->paused = true;
+  EXPECT_TRUE(sequence.CanStart(PrefillWork{}));
+  EXPECT_TRUE(sequence.CanStart(Learn(/*parallel=*/false)));
+}
+
+TEST(SequenceTest, BesideAFeedOnlyAParallelUpdateStarts) {
+  Sequence sequence;
+  sequence.feed.emplace();
+  EXPECT_FALSE(sequence.CanStart(PrefillWork{}));
+  EXPECT_FALSE(sequence.CanStart(RefreshWork{}));
+  EXPECT_FALSE(sequence.CanStart(Learn(/*parallel=*/false)));
+  EXPECT_TRUE(sequence.CanStart(Learn(/*parallel=*/true)));
+}
+
+TEST(SequenceTest, WhatWouldDisturbAnUpdateWaitsForIt) {
+  Sequence sequence;
+  sequence.update = UpdateInFlight{3, /*parallel=*/true, nullptr};
+  for (const RowWork& work :
+       {RowWork(RefreshWork{}), RowWork(CheckpointWork{}), RowWork(RollBackWork{}),
+        RowWork(ResetWork{}), RowWork(Learn(true)), RowWork(Learn(false))}) {
+    EXPECT_FALSE(sequence.CanStart(work)) << work.index();
+  }
+  EXPECT_TRUE(sequence.CanStart(PrefillWork{}));
+  EXPECT_TRUE(sequence.CanStart(GenerateWork{}));
+  EXPECT_TRUE(sequence.CanStart(ScoreBaseWork{}));
+  sequence.update->parallel = false;
+  EXPECT_FALSE(sequence.CanStart(PrefillWork{}));
+  EXPECT_FALSE(sequence.CanStart(ScoreBaseWork{}));
 }
 
 }  // namespace

@@ -67,7 +67,7 @@ TEST_F(AdamWTest, WhatIsBelowTheLimitOrHasNoneKeepsItsBits) {
 void ExpectSteps(const AdamWOptions& options) {
   const AdapterState state = RandomState();
   const AdapterState start = {
-      {}, state.master.clone(), state.moment1.clone(), state.moment2.clone(), {}};
+      {}, {}, state.master.clone(), state.moment1.clone(), state.moment2.clone(), {}};
   const at::Tensor gradients = Random(4);
   for (int64_t step = 1; step <= 3; ++step) {
     AdamWStep(options, step, kSpans, gradients, state);

@@ -10,6 +10,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/engine/tiny_engine.h"
+#include "tests/parity/test_trainer.h"
 #include "tests/parity/tiny_model.h"
 
 namespace mayfly {
@@ -28,9 +29,7 @@ class TrainerTest : public testing::Test {
   explicit TrainerTest(const AdapterSpec& spec = Spec())
       : tiny_(LoadTinyModel(kParityData + std::string("llama_tied"), DType::kFloat32,
                             /*window_tokens=*/64, /*max_rank=*/8)),
-        trainer_(std::make_unique<Trainer>(tiny_.model.get(), tiny_.kv.get(), tiny_.layout.get(),
-                                           tiny_.numerics, /*threads=*/1, &clock_, &metrics_,
-                                           [](UpdateResult) {})),
+        trainer_(std::make_unique<TestTrainer>(tiny_)),
         spec_(spec),
         tokens_(RepeatedTokens(kContext + kChunk, 7, 11)) {
     Refill();
@@ -100,9 +99,7 @@ class TrainerTest : public testing::Test {
 
   const c10::InferenceMode no_autograd_;
   const TinyModel tiny_;
-  SteadyClock clock_;
-  EngineMetrics metrics_;
-  const std::unique_ptr<Trainer> trainer_;
+  const std::unique_ptr<TestTrainer> trainer_;
   AdapterSpec spec_;
   const std::vector<TokenId> tokens_;
   AdapterView serving_;
@@ -124,7 +121,7 @@ TEST_P(ScopeTest, LossesFallOnARepeatedText) {
   EXPECT_THAT(done.gradient_norms, SizeIs(10));
   EXPECT_LT(done.losses.back(), done.losses.front() - 0.5);
   EXPECT_EQ(steps_, 10);
-  EXPECT_EQ(metrics_.trained_tokens.value(), 10u * kChunk);
+  EXPECT_EQ(trainer_->metrics().trained_tokens.value(), 10u * kChunk);
 }
 
 TEST_P(ScopeTest, TheFirstLossIsTheScoreOfTheChunkAndTheContextIsNoLabel) {
