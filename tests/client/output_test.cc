@@ -67,7 +67,8 @@ TEST(JsonLinesTest, MessagesKeepTheContractsNames) {
   EXPECT_EQ(ToJson(update).dump(),
             R"({"outcome":"rolled_back","reason":"worse","chunk_index":0,"tokens":0,)"
             R"("label_tokens":0,"adapter_version":0,"learning_rate":0.0,"losses":[2.5],"nll":3.0,)"
-            R"("queue_seconds":0.0,"train_seconds":0.0})");
+            R"("queue_seconds":0.0,"train_seconds":0.0,"merged_chunks":0,)"
+            R"("lag_chunks":0})");
 }
 
 TEST(JsonLinesTest, FloatsHaveNoNoiseAndMessagesNest) {

@@ -68,8 +68,9 @@ class SessionThreadsTest : public testing::Test {
     return options;
   }
 
-  static void SendACommonStream(Session& session) {
+  static void SendACommonStream(Session& session, UpdateMode mode) {
     OpenCommand open;
+    open.adaptation.mode = mode;
     open.adaptation.chunk_tokens = 8;
     open.adaptation.context_tokens = 4;
     open.adaptation.receipt = true;
@@ -83,7 +84,7 @@ class SessionThreadsTest : public testing::Test {
   }
 
   FakeClock clock_;
-  FakeEngine engine_{{.rows = 4}};
+  FakeEngine engine_{{.rows = 4, .update_steps = 5}};
   Logger log_{LogLevel::kError, LogFormat::kText};
   SessionMetrics metrics_;
   SessionManager manager_;
@@ -95,11 +96,11 @@ TEST_F(SessionThreadsTest, EveryClientReadsItsWholeTextWhateverTheOthersDo) {
   for (int round = 0; round < 20; ++round) {
     std::vector<std::thread> clients;
     for (int i = 0; i < 4; ++i) {
-      clients.emplace_back([&] {
+      clients.emplace_back([&, i] {
         const auto reader = std::make_shared<Reader>();
         const auto session = manager_.Create({"tenant", "peer"}, [reader] { reader->Wake(); });
         std::thread sender([&] {
-          SendACommonStream(*session);
+          SendACommonStream(*session, i % 2 == 0 ? UpdateMode::kCascaded : UpdateMode::kParallel);
           session->HalfClose();
         });
         reader->ReadToTheEnd(*session);
@@ -107,6 +108,10 @@ TEST_F(SessionThreadsTest, EveryClientReadsItsWholeTextWhateverTheOthersDo) {
         EXPECT_EQ(reader->text(), expected);
         EXPECT_TRUE(reader->closed());
       });
+    }
+    for (int i = 0; i < 20; ++i) {
+      engine_.SetDefersLearning(i % 2 == 0);
+      manager_.ExpireSessions();
     }
     for (std::thread& client : clients) client.join();
   }
@@ -116,7 +121,8 @@ TEST_F(SessionThreadsTest, AnEndFromAnywhereAtAnyTimeReachesTheReader) {
   for (int round = 0; round < 100; ++round) {
     const auto reader = std::make_shared<Reader>();
     const auto session = manager_.Create({"tenant", "peer"}, [reader] { reader->Wake(); });
-    std::thread sender([&] { SendACommonStream(*session); });
+    const UpdateMode mode = round % 2 == 0 ? UpdateMode::kCascaded : UpdateMode::kParallel;
+    std::thread sender([&] { SendACommonStream(*session, mode); });
     std::thread operator_thread([&] {
       manager_.ExpireSessions();
       session->End(CloseReason::kCancelled, absl::CancelledError("ended"));

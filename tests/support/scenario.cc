@@ -73,12 +73,14 @@ SessionCommand OpenOf(const Words& words) {
   AdaptationWishes& wishes = open.adaptation;
   if (words.has("off")) wishes.preset = Preset::kOff;
   if (words.has("keep")) wishes.kv_policy = KvPolicy::kKeep;
+  if (words.has("parallel")) wishes.mode = UpdateMode::kParallel;
   if (words.has("receipt")) wishes.receipt = true;
   words.Read("rank", &wishes.rank);
   words.Read("chunk_tokens", &wishes.chunk_tokens);
   words.Read("context_tokens", &wishes.context_tokens);
   words.Read("learning_rate", &wishes.learning_rate);
   words.Read("warmup_chunks", &wishes.warmup_chunks);
+  words.Read("max_lag_chunks", &wishes.max_lag_chunks);
   words.Read("window_tokens", &open.window_tokens);
   return open;
 }
@@ -162,8 +164,12 @@ std::string Show(const AdaptedEvent& adapted) {
 
 std::string Show(const UpdateEvent& update) {
   const std::string& reason = update.result.reason;
+  const std::string merged =
+      update.merged_chunks > 1 ? absl::StrCat(" merged=", update.merged_chunks) : "";
+  const std::string lag = update.lag_chunks > 1 ? absl::StrCat(" lag=", update.lag_chunks) : "";
   return absl::StrCat("update ", Name(update.result.outcome), " chunk=", update.chunk_index,
-                      " tokens=", update.tokens, " version=", update.result.adapter_version,
+                      " tokens=", update.tokens, merged, lag,
+                      " version=", update.result.adapter_version,
                       " learning_rate=", update.learning_rate, Optional("nll", update.nll),
                       Optional("base_nll", update.base_nll), reason.empty() ? "" : " ", reason);
 }
@@ -234,6 +240,15 @@ class Scenario {
       manager_.ExpireSessions();
     } else if (what == "drain") {
       manager_.StartDrain(0);
+    } else if (what == "defer") {
+      engine_.SetDefersLearning(true);
+    } else if (what == "learn") {
+      engine_.SetDefersLearning(false);
+      manager_.ExpireSessions();
+    } else if (what == "hold_updates") {
+      engine_.HoldUpdates(true);
+    } else if (what == "release_updates") {
+      engine_.HoldUpdates(false);
     } else if (what == "fail_update") {
       engine_.FailNext<UpdateWork>(absl::ResourceExhaustedError("out of memory"));
     } else if (what == "fail_device") {
