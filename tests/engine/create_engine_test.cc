@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "engine/pool/memory_plan.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/engine/safetensors_file.h"
@@ -218,21 +219,27 @@ TEST_F(CreateEngineTest, AChatTemplateThatDoesNotParseIsRefused) {
 }
 
 TEST_F(CreateEngineTest, RowsFollowFromTheBudget) {
-  const uint64_t row = Create().value()->info().row_bytes.total();
+  const EngineInfo info = Create().value()->info();
+  const uint64_t fixed = info.memory.total() - info.memory.rows;
   options_.slots = 0;
-  options_.memory_budget_bytes = 5 * row + row / 2;
-  EXPECT_EQ(Create().value()->info().rows, 5);
+  options_.memory_budget_bytes = 5 * info.row_bytes.total() + info.row_bytes.total() / 2 + fixed;
+  MemoryAccount without_rows = info.memory;
+  without_rows.rows = 0;
+  EXPECT_EQ(CountRows(options_, without_rows, info.row_bytes.total()).value(), 5);
 }
 
 TEST_F(CreateEngineTest, ABudgetTooSmallSaysHowManyBytesAreMissing) {
-  const uint64_t row = Create().value()->info().row_bytes.total();
-  options_.memory_budget_bytes = 2 * row;
-  EXPECT_THAT(Create(), IsOk());
-  options_.memory_budget_bytes = 2 * row - 1;
-  ExpectRefused(absl::StatusCode::kResourceExhausted, "need 1 more");
+  const MemoryAccount account = {.process = 100, .weights = 50};
+  options_.memory_budget_bytes = 150 + 2 * 1000;
+  options_.slots = 2;
+  EXPECT_EQ(CountRows(options_, account, 1000).value(), 2);
+  options_.memory_budget_bytes -= 1;
+  EXPECT_THAT(CountRows(options_, account, 1000),
+              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("1 bytes are missing")));
   options_.slots = 0;
-  options_.memory_budget_bytes = row - 7;
-  ExpectRefused(absl::StatusCode::kResourceExhausted, "need 7 more");
+  options_.memory_budget_bytes = 150 + 1000 - 7;
+  EXPECT_THAT(CountRows(options_, account, 1000),
+              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("7 bytes are missing")));
 }
 
 TEST_F(CreateEngineTest, RowsThatNoMachineHoldsAreRefused) {

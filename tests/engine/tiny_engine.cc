@@ -110,6 +110,7 @@ TestRow::TestRow(TinyEngine* engine, const AdapterSpec& spec, int32_t window_tok
 WorkId TestRow::Submit(RowWork work) {
   if (const auto* prefill = std::get_if<PrefillWork>(&work)) {
     stream_.insert(stream_.end(), prefill->tokens.begin(), prefill->tokens.end());
+    prefilled_ += prefill->tokens.size();
   }
   engine_->loop().Submit(handle(), ++last_id_, std::move(work));
   return last_id_;
@@ -144,8 +145,15 @@ UpdateDone TestRow::Update(UpdateWork work) {
 }
 
 void TestRow::Refresh(int32_t keep_tokens) {
-  sink_->Wait<RefreshDone>(
-      Submit(RefreshWork{stream_.size() - static_cast<uint64_t>(keep_tokens)}));
+  sink_->Wait<RefreshDone>(Submit(Keeping(keep_tokens)));
+}
+
+RefreshWork TestRow::Keeping(int32_t keep_tokens) {
+  uint64_t position = prefilled_;
+  for (WorkId id = 1; id <= last_id_; ++id) {
+    for (const TextDelta& delta : sink_->All<TextDelta>(id)) position += delta.tokens.size();
+  }
+  return {position - std::min<uint64_t>(position, static_cast<uint64_t>(keep_tokens))};
 }
 
 uint64_t TestRow::Change(RowWork work) {

@@ -94,6 +94,8 @@ class TestRow {
   Generated WaitGenerated(WorkId id);
   UpdateDone Update(UpdateWork work);
   void Refresh(int32_t keep_tokens);
+  // Keeps the newest tokens of all that this row has taken and delivered.
+  RefreshWork Keeping(int32_t keep_tokens);
   // Checkpoint, roll-back or reset: the version after it.
   uint64_t Change(RowWork work);
   RowClosed Close();
@@ -107,6 +109,7 @@ class TestRow {
   RowOpened opened_;
   WorkId last_id_ = 0;
   std::vector<TokenId> stream_;
+  uint64_t prefilled_ = 0;
 };
 
 // `count` tokens of the tiny vocabulary, drawn uniformly.

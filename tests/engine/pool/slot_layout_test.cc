@@ -117,8 +117,8 @@ TEST(SlotLayoutTest, BytesAreThoseOfThePools) {
     const RowBytes bytes = layout.row_bytes();
     EXPECT_EQ(layout.kv_elements(), 3 * kWindow * 2 * 8);
     EXPECT_EQ(bytes.kv, 2 * 3 * kWindow * 2 * 8 * weight);
-    // One serving copy and the checkpoint; masters and two moments.
-    EXPECT_EQ(bytes.adapter, elements * (weight + 4));
+    // Two serving copies and the checkpoint; masters and two moments.
+    EXPECT_EQ(bytes.adapter, elements * (2 * weight + 4));
     EXPECT_EQ(bytes.optimizer, elements * 12);
     EXPECT_EQ(bytes.total(), bytes.kv + bytes.adapter + bytes.optimizer);
   }

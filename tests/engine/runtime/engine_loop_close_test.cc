@@ -143,7 +143,7 @@ const Busy kBusy[] = {
      [](TinyEngine& engine, TestRow& row) {
        row.Prefill(RandomTokens(60, 3));
        const auto gate = HoldForward(engine, 2);
-       row.Submit(RefreshWork{50});
+       row.Submit(row.Keeping(50));
        return Held(gate);
      }},
     {"Comparison",
@@ -158,7 +158,7 @@ const Busy kBusy[] = {
        const auto gate = HoldForward(engine, 1);
        row.Submit(PrefillWork{RandomTokens(8, 4), true, true});
        row.Submit(Greedy(20));
-       row.Submit(RefreshWork{8});
+       row.Submit(row.Keeping(8));
        row.Submit(CheckpointWork{});
        row.Submit(ResetWork{});
        return Held(gate);

@@ -89,7 +89,7 @@ TEST_P(FaultTest, AFailedRefreshLosesNoToken) {
   TestRow row(&engine_), same(&engine_);
   for (TestRow* each : {&row, &same}) each->Prefill(RandomTokens(60, 1));
   FailForward(1);
-  ExpectFault(row.sink().Wait<WorkFailed>(row.Submit(RefreshWork{40})).status);
+  ExpectFault(row.sink().Wait<WorkFailed>(row.Submit(row.Keeping(40))).status);
   same.Refresh(40);
   EXPECT_LT(GreatestDifference(row.Prefill(RandomTokens(4, 2)).logprobs,
                                same.Prefill(RandomTokens(4, 2)).logprobs),

@@ -173,7 +173,7 @@ TEST_P(ConcurrentIdentityTest, ASessionIsTheSameAtTheSameTimeAsAnotherUpToRoundi
   TestRow other(&engine_, Spec(8, 2)), beside(&engine_, Spec(4, 1));
   other.Prefill(RandomTokens(10, 50));
   const auto start_disturbing = [&] {
-    other.Submit(RefreshWork{10});
+    other.Submit(other.Keeping(10));
     other.Submit(PrefillWork{RandomTokens(20, 51), true, true});
     other.Submit(Sampled(20, 52));
   };

@@ -135,7 +135,7 @@ TEST_F(EngineLoopTest, WorkIsDoneInTheOrderOfItsSubmission) {
   TestRow row(&engine_);
   row.Submit(PrefillWork{RandomTokens(30, 1), true});
   row.Submit(Greedy(4));
-  row.Submit(RefreshWork{12});
+  row.Submit(row.Keeping(12));
   row.Submit(PrefillWork{RandomTokens(3, 2), true});
   row.Submit(CheckpointWork{});
   row.sink().Wait<AdapterChanged>(5);
@@ -294,7 +294,7 @@ TEST_F(EngineLoopTest, ACancelledRefreshLosesNoToken) {
   TestRow row(&engine_), same(&engine_);
   for (TestRow* each : {&row, &same}) each->Prefill(RandomTokens(60, 1));
   const auto gate = HoldForward(engine_, 2);
-  const WorkId id = row.Submit(RefreshWork{40});
+  const WorkId id = row.Submit(row.Keeping(40));
   ASSERT_TRUE(gate->WaitForArrival());
   row.Cancel(id);
   gate->Open();

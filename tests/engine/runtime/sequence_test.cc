@@ -27,7 +27,7 @@ TEST(WindowTest, TheNewestTokenNeedsNoKeysYet) {
 
 TEST(WindowTest, ARestartKeepsTheNewestTokensAndTheirPlaceInTheStream) {
   Window window = Filled(4);
-  window.Restart(2);
+  window.Restart(103);
   EXPECT_THAT(window.tokens, ElementsAre(13, 14));
   EXPECT_EQ(window.start, 103u);
   EXPECT_EQ(window.end(), 105u);
@@ -35,17 +35,17 @@ TEST(WindowTest, ARestartKeepsTheNewestTokensAndTheirPlaceInTheStream) {
   EXPECT_EQ(window.kv_written, 4);  // they are still in memory, to be zeroed one day
 }
 
-TEST(WindowTest, ARestartThatKeepsMoreThanThereIsDropsNothing) {
+TEST(WindowTest, ARestartBeforeTheWindowDropsNothing) {
   Window window = Filled(4);
-  window.Restart(99);
+  window.Restart(7);
   EXPECT_EQ(window.size(), 5);
   EXPECT_EQ(window.start, 100u);
   EXPECT_EQ(window.kv_length, 0);
 }
 
-TEST(WindowTest, ARestartThatKeepsNothingEmptiesTheWindow) {
+TEST(WindowTest, ARestartAtItsEndEmptiesTheWindow) {
   Window window = Filled(4);
-  window.Restart(0);
+  window.Restart(105);
   EXPECT_THAT(window.tokens, IsEmpty());
   EXPECT_EQ(window.start, 105u);
 }
