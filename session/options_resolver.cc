@@ -357,6 +357,9 @@ absl::StatusOr<AdaptationOptions> ResolveAdaptation(const AdaptationWishes& wish
   effective.preset = preset;
   MAYFLY_RETURN_IF_ERROR(CheckLearningRanges(effective));
   MAYFLY_RETURN_IF_ERROR(CheckAdapterRanges(effective, engine));
+  if (*effective.init == AdapterInit::kActivation) {
+    return absl::InvalidArgumentError("init activation is not supported by this server yet");
+  }
   MAYFLY_RETURN_IF_ERROR(CheckFitsWindow(effective, window_tokens));
   MAYFLY_RETURN_IF_ERROR(CheckFitsOnePass(effective, engine));
   MAYFLY_RETURN_IF_ERROR(CheckDeterministic(*effective.mode == UpdateMode::kParallel,

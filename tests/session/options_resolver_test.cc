@@ -193,9 +193,9 @@ TEST(OptionsResolverTest, ASessionWithoutAnAdapterMayStillWishForFastTokens) {
             30);
 }
 
-TEST(OptionsResolverTest, AnAdapterMayStartFromActivations) {
-  EXPECT_EQ(Resolve(With(&A::init, AdapterInit::kActivation))->adapter.init,
-            AdapterInit::kActivation);
+TEST(OptionsResolverTest, StartingFromActivationsIsRefusedUntilTheEngineCan) {
+  EXPECT_EQ(Resolve(With(&A::init, AdapterInit::kActivation)).status().code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 struct BadValue {
