@@ -152,7 +152,7 @@ SOURCES = {
     "machine": Source(machine, again=True),
     "decode": Source(engine("Decode/1")),
     "decode, llama.cpp": Source(llama("decode")),
-    "decode, llama.cpp Q4_1": Source(llama("decode", quantized_gguf)),
+    "decode, llama.cpp Q4_1": Source(llama("decode", quantized_gguf), rounds=1),
     "decode, PEFT": Source(transformers("decode")),
     "decode8": Source(engine("Decode/8")),
     "decode8, llama.cpp": Source(llama("decode8")),

@@ -71,7 +71,7 @@ def summarize(rows, rounds):
     for row in rows:
         summary[row.name] = {"ours": medians(row.name, row.source), "against": {}}
         for against in row.against:
-            ratios = [ratio(row, against, one) for one in rounds if (row.name, row.source) in one]
+            ratios = [ratio(row, against, one) for one in rounds if (row.name, against.source) in one]
             summary[row.name]["against"][against.label] = {
                 **medians(row.name, against.source),
                 "ratio": median(ratios),
@@ -264,18 +264,23 @@ def main():
         print(json.dumps(SOURCES[arguments.source].measure(arguments.mode)))
         return
 
-    def measure(source):
-        print(f"  {source}", file=sys.stderr)
-        command = [sys.executable, __file__, "--source", source, "--mode", arguments.mode]
-        return json.loads(run([*shlex.split(arguments.under), *command]))
-
     under = conditions(arguments)
+    loads = []
+
+    def measure(source):
+        command = [sys.executable, __file__, "--source", source, "--mode", arguments.mode]
+        figures = json.loads(run([*shlex.split(arguments.under), *command]))
+        loads.append(os.getloadavg()[0])
+        print(f"  {source}: {json.dumps(figures)}", file=sys.stderr, flush=True)
+        return figures
+
     rows = [row for row in ROWS if arguments.only in (None, row.name)]
     rounds = []
     for number in range(1, arguments.rounds + 1):
         print(f"round {number} of {arguments.rounds}", file=sys.stderr)
         rounds.append(measure_round(rows, number, measure))
 
+    under["load"] += f" before, {min(loads):.1f} to {max(loads):.1f} after each process of two threads"
     summary = summarize(rows, rounds)
     previous = read_figures(committed(PAGE))
     print(table(rows, summary, previous, arguments.mode))
