@@ -133,6 +133,9 @@ class Trainer::Lesson {
   at::Tensor label_weights;  // [label_count] fp32
   UpdateResult result;
   TimePoint begun;
+  // The state to return to is in the scratch memory.
+  bool kept = false;
+  // Its result is delivered.
   bool over = false;
 };
 
@@ -180,13 +183,16 @@ void Trainer::Train(std::vector<UpdateJob> group) {
     Learn(lessons);
   });
   if (status.ok()) return;
-  if (lessons.size() == group.size()) {
-    std::erase_if(group,
-                  [&, i = size_t{0}](const UpdateJob&) mutable { return lessons[i++].over; });
+  std::vector<UpdateJob> left;
+  for (size_t i = 0; i < group.size(); ++i) {
+    // Those that are over have their result, those that have learned keep what they learned.
+    Lesson* const lesson = i < lessons.size() ? &lessons[i] : nullptr;
+    if (lesson != nullptr && !lesson->over && !lesson->can_stop()) Finish(*lesson, false);
+    if (lesson == nullptr || !lesson->over) left.push_back(std::move(group[i]));
   }
-  if (together) return TrainOneByOne(std::move(group));
-  for (UpdateJob& job : group) {
-    if (job.MayBeUndone() && !lessons.empty()) scratch_->GiveBack(lessons[0].spans, job.state);
+  if (together) return TrainOneByOne(std::move(left));
+  for (const UpdateJob& job : left) {
+    if (!lessons.empty() && lessons[0].kept) scratch_->GiveBack(lessons[0].spans, job.state);
     UpdateResult failed{job.row, job.id, {}, job.steps, {}};
     failed.done.outcome = UpdateOutcome::kFailed;
     failed.done.reason = std::string(status.message());
@@ -207,7 +213,10 @@ void Trainer::Learn(std::vector<Lesson>& lessons) {
   for (Lesson& lesson : lessons) {
     epochs = std::max(epochs, lesson.job.work.epochs);
     lesson.job.shadow_is_free.MakeCurrentStreamWait();
-    if (lesson.job.MayBeUndone()) scratch_->Keep(lesson.spans, lesson.job.state);
+    if (lesson.job.MayBeUndone()) {
+      scratch_->Keep(lesson.spans, lesson.job.state);
+      lesson.kept = true;
+    }
     Copy(lesson.spans, lesson.job.state.master, lesson.job.state.shadow);
   }
   // Those that go on, without the ones that were cancelled: their rows are waited for.
@@ -288,9 +297,10 @@ void Trainer::Step(const std::vector<Lesson*>& lessons) {
       continue;
     }
     ClipGradients(lesson->gradients.elements, lesson->spans, norm, work.grad_clip);
-    AdamWStep(work.optimizer, ++lesson->result.steps, lesson->spans, lesson->gradients.elements,
+    AdamWStep(work.optimizer, lesson->result.steps + 1, lesson->spans, lesson->gradients.elements,
               lesson->job.state);
     Copy(lesson->spans, lesson->job.state.master, lesson->job.state.shadow);
+    ++lesson->result.steps;
     metrics_->trained_tokens.Increment(work.tokens.size());
   }
 }

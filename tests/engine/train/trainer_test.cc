@@ -2,13 +2,16 @@
 
 #include <cmath>
 #include <limits>
+#include <map>
 #include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
 #include "engine/train/loss.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/engine/hooked_model.h"
 #include "tests/engine/tiny_engine.h"
 #include "tests/parity/test_trainer.h"
 #include "tests/parity/tiny_model.h"
@@ -16,7 +19,9 @@
 namespace mayfly {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Pair;
 using ::testing::SizeIs;
 
 constexpr int32_t kContext = 20;
@@ -350,6 +355,37 @@ INSTANTIATE_TEST_SUITE_P(Parts, PartialAdapterTest,
                                          PartialCase{TargetModules::kAll, 2, 1},
                                          PartialCase{TargetModules::kAttention, 0, 3},
                                          PartialCase{TargetModules::kMlp, 1, 3}));
+
+// ---- Groups ------------------------------------------------------------------------------------
+
+TEST(TrainerGroupTest, WhatFailsInAGroupIsAnsweredOnceEachBesideWhatWasCancelled) {
+  const c10::InferenceMode no_autograd;
+  TinyModel tiny = LoadTinyModel(kParityData + std::string("llama_tied"), DType::kFloat32,
+                                 /*window_tokens=*/64, /*max_rank=*/8, /*rows=*/3);
+  auto model = std::make_unique<HookedModel>(std::move(tiny.model));
+  model->hooks().train_backward = [](const TrainingBatch&) { throw std::bad_alloc(); };
+  tiny.model = std::move(model);
+  TestTrainer trainer(tiny);
+  std::vector<UpdateJob> group;
+  for (int32_t row = 0; row < 3; ++row) {
+    tiny.adapters->Initialize(row, Spec());
+    UpdateJob& job = group.emplace_back();
+    job.row = {row, 1};
+    job.id = static_cast<WorkId>(row);
+    job.work.tokens = RandomTokens(kChunk, 1);
+    job.work.weights.assign(kChunk, 1.0f);
+    job.spec = Spec();
+    job.state = tiny.adapters->State(row);
+    job.cancelled = std::make_shared<std::atomic<bool>>(row == 0);
+  }
+  std::map<WorkId, std::vector<UpdateOutcome>> outcomes;
+  for (const UpdateResult& result : trainer.RunGroup(group)) {
+    outcomes[result.id].push_back(result.done.outcome);
+  }
+  EXPECT_THAT(outcomes, ElementsAre(Pair(0, ElementsAre(UpdateOutcome::kSkipped)),
+                                    Pair(1, ElementsAre(UpdateOutcome::kFailed)),
+                                    Pair(2, ElementsAre(UpdateOutcome::kFailed))));
+}
 
 }  // namespace
 }  // namespace mayfly
