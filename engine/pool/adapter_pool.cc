@@ -5,7 +5,6 @@
 #include <ATen/CPUGeneratorImpl.h>
 
 namespace mayfly {
-namespace {
 
 void CopySpans(const std::vector<Span>& spans, const at::Tensor& from, const at::Tensor& to) {
   for (const Span& span : spans) {
@@ -16,8 +15,6 @@ void CopySpans(const std::vector<Span>& spans, const at::Tensor& from, const at:
 void ZeroSpans(const std::vector<Span>& spans, const at::Tensor& row) {
   for (const Span& span : spans) row.narrow(0, span.offset, span.count).zero_();
 }
-
-}  // namespace
 
 AdapterPool::AdapterPool(const SlotLayout& layout, const Numerics& numerics, int32_t rows)
     : layout_(layout),

@@ -28,6 +28,10 @@ struct AdapterState {
   at::Tensor checkpoint;  // fp32
 };
 
+// The used parts of a row alone; from, to, row: [elements], types may differ.
+void CopySpans(const std::vector<Span>& spans, const at::Tensor& from, const at::Tensor& to);
+void ZeroSpans(const std::vector<Span>& spans, const at::Tensor& row);
+
 class AdapterPool {
  public:
   AdapterPool(const SlotLayout& layout, const Numerics& numerics, int32_t rows);

@@ -42,8 +42,7 @@ uint64_t TraceBytesPerToken(const PassSizes& s) {
 
 // A block of logits as loss and scores take them (train/loss.cc), and their gradient.
 uint64_t LogitBytes(const ModelConfig& model, int matrix_bytes) {
-  constexpr uint64_t kBlockTokens = 256;
-  return kBlockTokens * static_cast<uint64_t>(model.vocabulary) *
+  return static_cast<uint64_t>(kLogitBlockTokens) * static_cast<uint64_t>(model.vocabulary) *
          static_cast<uint64_t>(matrix_bytes);
 }
 

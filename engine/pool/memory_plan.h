@@ -27,6 +27,10 @@ absl::StatusOr<int32_t> CountRows(const EngineOptions& options, const MemoryAcco
 
 inline constexpr int32_t kMostRows = 4096;
 
+// Tokens whose logits exist at a time where many are scored or trained on (train/loss.h). Of a
+// 50,000-token vocabulary these are 25 MB of bfloat16: large enough for efficient products.
+inline constexpr int64_t kLogitBlockTokens = 256;
+
 // Bytes of this process in memory now; 0 where the system does not say.
 uint64_t ResidentBytes();
 

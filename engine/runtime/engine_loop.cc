@@ -248,7 +248,7 @@ void EngineLoop::BeginUpdates(const std::vector<int32_t>& rows) {
     waiting_updates_.erase(job);
   }
   if (group.empty()) return;
-  metrics_->updates_waiting.Set(static_cast<double>(waiting_updates_.size()));
+  CountWaitingUpdates();
   training_ = static_cast<int32_t>(group.size());
   trainer_->Submit(std::move(group));
 }
@@ -266,9 +266,12 @@ void EngineLoop::LandUpdate(Sequence& sequence) {
       parts_.adapters->Flip(sequence.handle.row);
       TakeServingView(sequence);
     });
-    if (status.ok()) ++sequence.version;
-    if (!status.ok()) result.done.outcome = UpdateOutcome::kFailed;
-    if (!status.ok()) result.done.reason = std::string(status.message());
+    if (status.ok()) {
+      ++sequence.version;
+    } else {
+      result.done.outcome = UpdateOutcome::kFailed;
+      result.done.reason = std::string(status.message());
+    }
   }
   EndUpdate(sequence, std::move(result.done));
 }
@@ -280,7 +283,7 @@ void EngineLoop::CancelUpdate(Sequence& sequence) {
                    [&](const UpdateJob& job) { return job.row == sequence.handle; });
   if (waiting == waiting_updates_.end()) return;
   waiting_updates_.erase(waiting);
-  metrics_->updates_waiting.Set(static_cast<double>(waiting_updates_.size()));
+  CountWaitingUpdates();
   EndUpdate(sequence, {.outcome = UpdateOutcome::kSkipped, .reason = "cancelled"});
 }
 
@@ -289,6 +292,10 @@ void EngineLoop::EndUpdate(Sequence& sequence, UpdateDone done) {
   if (sequence.closing) return;
   done.adapter_version = sequence.version;
   Emit(sequence, id, std::move(done));
+}
+
+void EngineLoop::CountWaitingUpdates() {
+  metrics_->updates_waiting.Set(static_cast<double>(waiting_updates_.size()));
 }
 
 void EngineLoop::TakeServingView(const Sequence& sequence) {
@@ -410,7 +417,7 @@ void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, UpdateWork&
   job.queued = queued.submitted;
   job.shadow_is_free = Event::OfCurrentStream(parts_.numerics.device);
   waiting_updates_.push_back(std::move(job));
-  metrics_->updates_waiting.Set(static_cast<double>(waiting_updates_.size()));
+  CountWaitingUpdates();
 }
 
 void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, CheckpointWork&) {

@@ -128,6 +128,7 @@ class EngineLoop final : public Engine {
   // has.
   void CancelUpdate(Sequence& sequence);
   void EndUpdate(Sequence& sequence, UpdateDone done);
+  void CountWaitingUpdates();
   void TakeServingView(const Sequence& sequence);
 
   // One step.

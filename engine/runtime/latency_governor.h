@@ -26,9 +26,6 @@ class LatencyGovernor {
   // get on. Without a target a quarter of a step.
   int64_t FeedTokens() const;
 
-  // The running mean of the time between tokens, seconds; 0 before the first.
-  double latency() const { return latency_; }
-
   static constexpr int64_t kLeastFeed = 16;
   // The weight of the newest step: about the last sixteen count.
   static constexpr double kNewestWeight = 1.0 / 16;
@@ -36,6 +33,7 @@ class LatencyGovernor {
  private:
   const int64_t step_tokens_;
   double target_ = 0;
+  // The running mean of the time between tokens, seconds; 0 before the first.
   double latency_ = 0;
   // Seconds of a step that only decodes, and of one token fed beside.
   double decode_ = 0;

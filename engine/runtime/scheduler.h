@@ -100,8 +100,6 @@ class Scheduler {
   // is kept for either.
   StepPlan Next(const StepDemand& demand);
 
-  const FairShare& fair_share() const { return share_; }
-
  private:
   void PlanDecodes(std::vector<RowDemand> rows, int64_t budget, StepPlan* plan);
   void PlanFeeds(std::vector<RowDemand> rows, int64_t budget, StepPlan* plan);

@@ -5,19 +5,16 @@
 #include <ATen/Parallel.h>
 
 #include "engine/model/layers/cpu_ops.h"
+#include "engine/pool/memory_plan.h"
 
 namespace mayfly {
 namespace {
 
-// 256 tokens of a 50,000-token vocabulary are 25 MB of bfloat16 logits: large enough for efficient
-// products.
-constexpr int64_t kBlockTokens = 256;
-
 // Calls `visit(begin, count)` for each block of [0, n).
 template <typename Visit>
 void ForBlocks(int64_t n, Visit&& visit) {
-  for (int64_t begin = 0; begin < n; begin += kBlockTokens) {
-    visit(begin, std::min(kBlockTokens, n - begin));
+  for (int64_t begin = 0; begin < n; begin += kLogitBlockTokens) {
+    visit(begin, std::min(kLogitBlockTokens, n - begin));
   }
 }
 

@@ -32,12 +32,6 @@ uint64_t DropoutSeed(uint64_t seed, int64_t step) {
   return seed * 0x9e3779b97f4a7c15 + static_cast<uint64_t>(step);
 }
 
-void Copy(const std::vector<Span>& spans, const at::Tensor& from, const at::Tensor& to) {
-  for (const Span& span : spans) {
-    to.narrow(0, span.offset, span.count).copy_(from.narrow(0, span.offset, span.count));
-  }
-}
-
 }  // namespace
 
 int64_t UpdateJob::PassTokens() const {
@@ -66,14 +60,14 @@ struct Trainer::Scratch {
       moment1 = at::zeros_like(state.moment1);
       moment2 = at::zeros_like(state.moment2);
     }
-    Copy(spans, state.master, master);
-    Copy(spans, state.moment1, moment1);
-    Copy(spans, state.moment2, moment2);
+    CopySpans(spans, state.master, master);
+    CopySpans(spans, state.moment1, moment1);
+    CopySpans(spans, state.moment2, moment2);
   }
   void GiveBack(const std::vector<Span>& spans, const AdapterState& state) const {
-    Copy(spans, master, state.master);
-    Copy(spans, moment1, state.moment1);
-    Copy(spans, moment2, state.moment2);
+    CopySpans(spans, master, state.master);
+    CopySpans(spans, moment1, state.moment1);
+    CopySpans(spans, moment2, state.moment2);
   }
 };
 
@@ -217,7 +211,7 @@ void Trainer::Learn(std::vector<Lesson>& lessons) {
       scratch_->Keep(lesson.spans, lesson.job.state);
       lesson.kept = true;
     }
-    Copy(lesson.spans, lesson.job.state.master, lesson.job.state.shadow);
+    CopySpans(lesson.spans, lesson.job.state.master, lesson.job.state.shadow);
   }
   // Those that go on, without the ones that were cancelled: their rows are waited for.
   const auto remaining = [&](const auto& wants) {
@@ -253,10 +247,7 @@ bool Trainer::Pass(const std::vector<Lesson*>& lessons, bool learn) {
   for (Lesson* const lesson : lessons) {
     tokens.insert(tokens.end(), lesson->tokens.begin(), lesson->tokens.end());
     batch.segments.push_back(lesson->Segment(learn));
-    if (!learn) continue;
-    for (const Span& span : lesson->spans) {
-      lesson->gradients.elements.narrow(0, span.offset, span.count).zero_();
-    }
+    if (learn) ZeroSpans(lesson->spans, lesson->gradients.elements);
   }
   batch.tokens = TokenTensor(tokens, numerics_.device);
   batch.proceed = [&] {
@@ -299,7 +290,7 @@ void Trainer::Step(const std::vector<Lesson*>& lessons) {
     ClipGradients(lesson->gradients.elements, lesson->spans, norm, work.grad_clip);
     AdamWStep(work.optimizer, lesson->result.steps + 1, lesson->spans, lesson->gradients.elements,
               lesson->job.state);
-    Copy(lesson->spans, lesson->job.state.master, lesson->job.state.shadow);
+    CopySpans(lesson->spans, lesson->job.state.master, lesson->job.state.shadow);
     ++lesson->result.steps;
     metrics_->trained_tokens.Increment(work.tokens.size());
   }

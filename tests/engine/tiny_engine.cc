@@ -36,7 +36,6 @@ TinyEngine::TinyEngine(const TinyEngineOptions& options) {
   parts.info.eos_token_ids = config.eos_token_ids;
   parts.numerics = tiny.numerics;
   parts.scheduler.step_tokens = options.step_tokens;
-  parts.scheduler.whole_pieces = options.deterministic;
   parts.tokenizer = TinyTokenizer();
   parts.layout = std::move(tiny.layout);
   parts.model = std::move(model);
@@ -174,6 +173,16 @@ UpdateWork TestRow::Lesson(int32_t tokens, int32_t context) const {
   work.optimizer.learning_rate = 1e-2;
   work.grad_clip = 1.0;
   return work;
+}
+
+void ExpectGoesOnAfter(TestRow& row, TestRow& same, const std::vector<TokenId>& tokens,
+                       int32_t done) {
+  ASSERT_GT(done, 0);
+  ASSERT_LT(done, static_cast<int32_t>(tokens.size()));
+  same.Prefill({tokens.begin(), tokens.begin() + done});
+  EXPECT_LT(GreatestDifference(row.Prefill(RandomTokens(4, 2)).logprobs,
+                               same.Prefill(RandomTokens(4, 2)).logprobs),
+            1e-4);
 }
 
 std::vector<TokenId> RandomTokens(int32_t count, uint64_t seed) {

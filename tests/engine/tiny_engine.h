@@ -24,7 +24,6 @@ struct TinyEngineOptions {
   int32_t window_tokens = 64;
   int32_t max_rank = 8;
   int32_t step_tokens = 16;
-  bool deterministic = false;
 };
 
 class TinyEngine {
@@ -111,6 +110,11 @@ class TestRow {
   std::vector<TokenId> stream_;
   uint64_t prefilled_ = 0;
 };
+
+// A prefill of `tokens` ended after `done` of them, neither at its start nor at its end, and `row`
+// goes on as `same`, a row as it was before, does after these.
+void ExpectGoesOnAfter(TestRow& row, TestRow& same, const std::vector<TokenId>& tokens,
+                       int32_t done);
 
 // `count` tokens of the tiny vocabulary, drawn uniformly.
 std::vector<TokenId> RandomTokens(int32_t count, uint64_t seed);
