@@ -43,9 +43,13 @@ inline float Dot(const X* x, const W* w, int64_t count) {
   return AddRest(Sum(sum), x, w, i, count);
 }
 
-// How far ahead of its use a weight is asked for. The hardware's prefetcher stops at the end of a
-// page, which a row of weights crosses or nearly fills.
-constexpr int64_t kPrefetchBytes = 4096;
+// Asks for what lies far ahead of its use, into the second-level cache: the first one has too few
+// requests in flight to cover the memory's latency, and the hardware's prefetcher stops at the end
+// of a page, which a row of weights crosses or nearly fills.
+constexpr int64_t kPrefetchBytes = 12 * 1024;
+inline void AskAhead(const void* p) {
+  __builtin_prefetch(static_cast<const char*>(p) + kPrefetchBytes, /*rw=*/0, /*locality=*/2);
+}
 
 // kOut rows of w against kRows rows of x. Each element's sum runs over k in the same order whatever
 // kOut and kRows are.
@@ -58,17 +62,16 @@ inline void Tile(const X* x, int64_t in, const W* w, const float* bias, Y* y, in
     for (int m = 0; m < kRows; ++m) inputs[m] = LoadStep<X, W>(x + m * in + k);
     for (int n = 0; n < kOut; ++n) {
       const W* const step = w + n * in + k;
-      __builtin_prefetch(reinterpret_cast<const char*>(step) + kPrefetchBytes);
+      AskAhead(step);
       const auto weights = LoadStep<W, X>(step);
       for (int m = 0; m < kRows; ++m) sum[n][m] = Step(sum[n][m], inputs[m], weights);
     }
   }
-  // Unrolled, so that the sums stay in registers.
-#pragma GCC unroll 8
+  float totals[kOut * kRows];
+  Sums<kOut * kRows>(sum[0], totals);
   for (int n = 0; n < kOut; ++n) {
-#pragma GCC unroll 8
     for (int m = 0; m < kRows; ++m) {
-      const float total = AddRest(Sum(sum[n][m]), x + m * in, w + n * in, k, in);
+      const float total = AddRest(totals[n * kRows + m], x + m * in, w + n * in, k, in);
       Assign(y + m * y_stride + n, total + (bias != nullptr ? bias[n] : 0.0f));
     }
   }
@@ -120,24 +123,44 @@ void LinearKernel(ConstArray x, int64_t rows, int64_t in, ConstArray w, const fl
   });
 }
 
+// sum[i] (+)= sum over kRanks rows of b of a[r] * b[r][i], in the order of the rows; `count` is a
+// multiple of kLanes.
+template <int kRanks, typename B>
+inline void ExpandRows(const float* a, const B* b, int64_t width, int64_t count, bool add,
+                       float* sum) {
+  for (int64_t i = 0; i < count; i += kLanes) {
+    Floats total = add ? Load(sum + i) : Floats{};
+    for (int r = 0; r < kRanks; ++r) {
+      AskAhead(b + r * width + i);
+      total += Load(b + r * width + i) * a[r];
+    }
+    Store(sum + i, total);
+  }
+}
+
+// Rows of b are read from end to end, as they lie in memory; their sums stay in the cache.
 template <typename B, typename Y>
 void ExpandOf(const float* a, int64_t rank, const B* b, int64_t width, float scale, int64_t begin,
               int64_t end, Y* y) {
+  constexpr int64_t kBlock = 1024;
+  float sum[kBlock];
   int64_t n = begin;
-  for (; n + 4 * kLanes <= end; n += 4 * kLanes) {
-    Floats sum[4] = {};
-    for (int64_t r = 0; r < rank; ++r) {
-      for (int64_t j = 0; j < 4; ++j) sum[j] += Load(b + r * width + n + j * kLanes) * a[r];
+  while (n + kLanes <= end) {
+    const int64_t count = (end - n < kBlock ? end - n : kBlock) / kLanes * kLanes;
+    int64_t r = 0;
+    for (; r + 4 <= rank; r += 4) {
+      ExpandRows<4>(a + r, b + r * width + n, width, count, r > 0, sum);
     }
-    for (int64_t j = 0; j < 4; ++j) {
-      Y* const out = y + n + j * kLanes;
-      Store(out, Load(out) + sum[j] * scale);
+    for (; r < rank; ++r) ExpandRows<1>(a + r, b + r * width + n, width, count, r > 0, sum);
+    for (int64_t i = 0; i < count; i += kLanes) {
+      Store(y + n + i, Load(y + n + i) + Load(sum + i) * scale);
     }
+    n += count;
   }
   for (; n < end; ++n) {
-    float sum = 0;
-    for (int64_t r = 0; r < rank; ++r) sum += Value(b[r * width + n]) * a[r];
-    Assign(y + n, Value(y[n]) + sum * scale);
+    float rest = 0;
+    for (int64_t r = 0; r < rank; ++r) rest += Value(b[r * width + n]) * a[r];
+    Assign(y + n, Value(y[n]) + rest * scale);
   }
 }
 

@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "engine/device/cpu/kernels.h"
 
@@ -107,6 +108,42 @@ inline Half AddHalves(V v) {
 inline float Sum(Floats4 v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 inline float Sum(Floats8 v) { return Sum(AddHalves<Floats4>(v)); }
 inline float Sum(Floats16 v) { return Sum(AddHalves<Floats8>(v)); }
+
+// Of two vectors that hold groups of 2 * kHalf lanes: each group's halves added, the groups of `a`
+// before those of `b`.
+template <int kHalf, int... kLane>
+inline Floats AddGroupHalves(Floats a, Floats b, std::integer_sequence<int, kLane...>) {
+  constexpr auto group = [](int lane) { return lane / kHalf * 2 * kHalf + lane % kHalf; };
+  return __builtin_shufflevector(a, b, group(kLane)...) +
+         __builtin_shufflevector(a, b, (group(kLane) + kHalf)...);
+}
+
+// Reduces kCount vectors, each of groups of 2 * kHalf lanes, to their sums: lane i is that of
+// vector i, for kCount up to kLanes (a power of two).
+template <int kCount, int kHalf>
+inline Floats SumLanes(const Floats* v) {
+  constexpr auto lanes = std::make_integer_sequence<int, kLanes>();
+  if constexpr (kHalf == 0) {
+    return v[0];
+  } else {
+    Floats half[(kCount + 1) / 2];
+    for (int i = 0; i < (kCount + 1) / 2; ++i) {
+      half[i] = AddGroupHalves<kHalf>(v[2 * i], v[kCount == 1 ? 0 : 2 * i + 1], lanes);
+    }
+    return SumLanes<(kCount + 1) / 2, kHalf / 2>(half);
+  }
+}
+
+// totals[i] = Sum(v[i]), bit for bit: the same additions, of many vectors at a time. kCount is a
+// power of two.
+template <int kCount>
+inline void Sums(const Floats* v, float* totals) {
+  constexpr int kGroup = kCount < kLanes ? kCount : static_cast<int>(kLanes);
+  for (int i = 0; i < kCount; i += kGroup) {
+    const Floats sums = SumLanes<kGroup, static_cast<int>(kLanes) / 2>(v + i);
+    std::memcpy(totals + i, &sums, kGroup * sizeof(float));
+  }
+}
 
 inline Floats Max(Floats a, Floats b) { return a > b ? a : b; }
 
