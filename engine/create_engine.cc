@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
+#include "engine/device/team.h"
 #include "engine/device/torch_guard.h"
 #include "engine/model/supported_models.h"
 #include "engine/pool/memory_plan.h"
@@ -133,6 +134,7 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const EngineOptions& option
   parts.info = MakeInfo(options, config, *parts.model, parts.chat_template != nullptr);
   MAYFLY_RETURN_IF_ERROR(PlanRows(config, options, process_bytes, &parts));
   MAYFLY_RETURN_IF_ERROR(AllocatePools(config, options, &parts));
+  ReleaseTeam();  // this thread has loaded the model in parallel, and will not do so again
   return std::make_unique<EngineLoop>(std::move(parts), metrics, logger, clock);
 }
 

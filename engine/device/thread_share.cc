@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include <ATen/Parallel.h>
+#include "engine/device/team.h"
 
 namespace mayfly {
 namespace {
@@ -10,10 +10,6 @@ namespace {
 int32_t UpdateThreads(const ThreadShareOptions& options) {
   const int32_t wanted = options.update_threads > 0 ? options.update_threads : options.threads / 2;
   return std::clamp(wanted, 1, options.threads);
-}
-
-void UseThreads(int32_t threads) {
-  if (at::get_num_threads() != threads) at::set_num_threads(threads);
 }
 
 }  // namespace
@@ -24,7 +20,7 @@ ThreadShare::ThreadShare(const ThreadShareOptions& options)
 void ThreadShare::BeginStep() {
   MutexLock lock(&mu_);
   stepping_ = true;
-  UseThreads(training_ && !fixed_ ? std::max(1, threads_ - update_threads_) : threads_);
+  UseTeam(training_ && !fixed_ ? std::max(1, threads_ - update_threads_) : threads_);
 }
 
 void ThreadShare::EndStep() {
@@ -34,6 +30,7 @@ void ThreadShare::EndStep() {
 }
 
 void ThreadShare::Rest() {
+  ReleaseTeam();
   MutexLock lock(&mu_);
   stepping_ = false;
   stepped_.NotifyAll();
@@ -51,6 +48,7 @@ void ThreadShare::BeginTraining() {
 }
 
 void ThreadShare::EndTraining() {
+  ReleaseTeam();
   MutexLock lock(&mu_);
   training_ = false;
 }
@@ -58,12 +56,13 @@ void ThreadShare::EndTraining() {
 void ThreadShare::BeforeLayer() {
   MutexLock lock(&mu_);
   if (pressure_ && stepping_) {
+    ReleaseTeam();
     training_ = false;  // steps that pass meanwhile have all threads
     const uint64_t enough = steps_ + kStepsPerLayer;
     while (pressure_ && stepping_ && steps_ < enough) stepped_.Wait(&mu_);
     training_ = true;
   }
-  UseThreads(stepping_ && !fixed_ ? update_threads_ : threads_);
+  UseTeam(stepping_ && !fixed_ ? update_threads_ : threads_);
 }
 
 }  // namespace mayfly
