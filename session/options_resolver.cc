@@ -252,11 +252,6 @@ absl::Status CheckFitsOnePass(const Wishes& wishes, const EngineInfo& engine) {
                    "), the limit max_update_tokens is ", engine.max_update_tokens));
 }
 
-absl::Status CheckSupported(const Wishes& wishes) {
-  if (*wishes.init != AdapterInit::kActivation) return absl::OkStatus();
-  return absl::InvalidArgumentError("init activation is not supported by this server yet");
-}
-
 // What depends on the clock gives other results each time.
 absl::Status CheckDeterministic(bool parallel, double target_inter_token_ms,
                                 const EngineInfo& engine) {
@@ -362,7 +357,6 @@ absl::StatusOr<AdaptationOptions> ResolveAdaptation(const AdaptationWishes& wish
   effective.preset = preset;
   MAYFLY_RETURN_IF_ERROR(CheckLearningRanges(effective));
   MAYFLY_RETURN_IF_ERROR(CheckAdapterRanges(effective, engine));
-  MAYFLY_RETURN_IF_ERROR(CheckSupported(effective));
   MAYFLY_RETURN_IF_ERROR(CheckFitsWindow(effective, window_tokens));
   MAYFLY_RETURN_IF_ERROR(CheckFitsOnePass(effective, engine));
   MAYFLY_RETURN_IF_ERROR(CheckDeterministic(*effective.mode == UpdateMode::kParallel,

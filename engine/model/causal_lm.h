@@ -80,6 +80,10 @@ class CausalLm {
   virtual bool TrainBackward(const at::Tensor& dhidden, const TrainingBatch& batch,
                              TrainingTrace* trace) const = 0;
 
+  // Between the two passes: what each linear module of a layer saw.
+  virtual void VisitInputs(const TrainingTrace& trace, int32_t layer,
+                           const InputVisitor& visit) const = 0;
+
   virtual const ModelConfig& config() const = 0;
   virtual const Numerics& numerics() const = 0;
   virtual uint64_t parameters() const = 0;

@@ -242,4 +242,10 @@ bool Llama::TrainBackward(const at::Tensor& dhidden, const TrainingBatch& batch,
   return true;
 }
 
+void Llama::VisitInputs(const TrainingTrace& trace, int32_t layer,
+                        const InputVisitor& visit) const {
+  const size_t index = static_cast<size_t>(layer);
+  layers_[index].VisitInputs(trace.layers[index], visit);
+}
+
 }  // namespace mayfly

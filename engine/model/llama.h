@@ -30,6 +30,8 @@ class Llama final : public CausalLm {
   at::Tensor TrainForward(const TrainingBatch& batch, TrainingTrace* trace) const override;
   bool TrainBackward(const at::Tensor& dhidden, const TrainingBatch& batch,
                      TrainingTrace* trace) const override;
+  void VisitInputs(const TrainingTrace& trace, int32_t layer,
+                   const InputVisitor& visit) const override;
   const ModelConfig& config() const override { return config_; }
   const Numerics& numerics() const override { return numerics_; }
   uint64_t parameters() const override { return parameters_; }

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "engine/device/torch_guard.h"
+#include "engine/train/activation_init.h"
 #include "engine/train/adamw.h"
 #include "engine/train/loss.h"
 #include "engine/train/update_gate.h"
@@ -108,6 +109,12 @@ class Trainer::Lesson {
     segment.prefix_row = job.row.row;
     segment.prefix_begin = job.row_begin - static_cast<int64_t>(work.context.size());
     return segment;
+  }
+
+  AdapterView masters() const { return {weights.layout, job.spec, job.state.master}; }
+  // A is still to be taken from the data.
+  bool waits_for_activations() const {
+    return job.spec.init == AdapterInit::kActivation && steps() == 0 && IsFresh(masters());
   }
 
   bool cancelled() const { return job.cancelled && job.cancelled->load(std::memory_order_relaxed); }
@@ -260,6 +267,8 @@ bool Trainer::Pass(const std::vector<Lesson*>& lessons, bool learn) {
   const at::Tensor hidden = model_->TrainForward(batch, &trace);
   if (!hidden.defined()) return false;
 
+  if (learn) InitializeAdapters(lessons, trace);
+
   at::Tensor dhidden = learn ? at::zeros_like(hidden) : at::Tensor();
   std::vector<double> losses;
   int64_t begin = 0;
@@ -274,6 +283,16 @@ bool Trainer::Pass(const std::vector<Lesson*>& lessons, bool learn) {
   if (learn && !model_->TrainBackward(dhidden, batch, &trace)) return false;
   for (size_t i = 0; i < lessons.size(); ++i) lessons[i]->result.done.losses.push_back(losses[i]);
   return true;
+}
+
+// B is zero, so what was computed forward holds for any A.
+void Trainer::InitializeAdapters(const std::vector<Lesson*>& lessons, const TrainingTrace& trace) {
+  for (size_t i = 0; i < lessons.size(); ++i) {
+    const Lesson& lesson = *lessons[i];
+    if (!lesson.waits_for_activations()) continue;
+    SetFromActivations(*model_, trace, i, lesson.masters());
+    CopySpans(lesson.spans, lesson.job.state.master, lesson.job.state.shadow);
+  }
 }
 
 void Trainer::Step(const std::vector<Lesson*>& lessons) {

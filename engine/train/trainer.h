@@ -90,6 +90,7 @@ class Trainer {
   void Learn(std::vector<Lesson>& lessons);
   // One pass over the lessons that go on. False when one of them was cancelled meanwhile.
   bool Pass(const std::vector<Lesson*>& lessons, bool learn);
+  void InitializeAdapters(const std::vector<Lesson*>& lessons, const TrainingTrace& trace);
   void Step(const std::vector<Lesson*>& lessons);
   void Finish(Lesson& lesson, bool cancelled);
   void Deliver(Lesson& lesson);

@@ -42,6 +42,10 @@ class HookedModel final : public CausalLm {
     if (hooks_.train_backward) hooks_.train_backward(batch);
     return model_->TrainBackward(dhidden, batch, trace);
   }
+  void VisitInputs(const TrainingTrace& trace, int32_t layer,
+                   const InputVisitor& visit) const override {
+    model_->VisitInputs(trace, layer, visit);
+  }
   const ModelConfig& config() const override { return model_->config(); }
   const Numerics& numerics() const override { return model_->numerics(); }
   uint64_t parameters() const override { return model_->parameters(); }

@@ -193,11 +193,6 @@ TEST(OptionsResolverTest, ASessionWithoutAnAdapterMayStillWishForFastTokens) {
             30);
 }
 
-TEST(OptionsResolverTest, StartingFromActivationsIsRefusedUntilTheEngineCan) {
-  EXPECT_EQ(Resolve(With(&A::init, AdapterInit::kActivation)).status().code(),
-            absl::StatusCode::kInvalidArgument);
-}
-
 struct BadValue {
   const char* option;
   const char* value;

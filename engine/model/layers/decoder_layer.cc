@@ -170,6 +170,13 @@ at::Tensor DecoderLayer::Backward(const at::Tensor& dy, const TrainingContext& c
   return need_dx ? dx.add(dmlp_input) : at::Tensor();
 }
 
+void DecoderLayer::VisitInputs(const LayerTrace& trace, const InputVisitor& visit) const {
+  visit(weights_.qkv.modules(), weights_.attention_norm.Forward(trace.input));
+  visit(weights_.o.modules(), trace.attended);
+  visit(weights_.gate_up.modules(), weights_.mlp_norm.Forward(trace.mlp_input));
+  visit(weights_.down.modules(), SiluMul(numerics_, trace.gate_up));
+}
+
 at::Tensor DecoderLayer::MlpBackward(const at::Tensor& dy, const TrainingContext& context,
                                      const LayerTrace& trace) const {
   const at::Tensor ds =

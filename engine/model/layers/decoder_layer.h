@@ -5,6 +5,7 @@
 // weights get no gradient. Const after construction; any thread.
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -56,6 +57,9 @@ struct LayerTrace {
   at::Tensor gate_up;                    // [tokens, 2 * intermediate]
 };
 
+// Linear modules that read the same input, and that input: [tokens, in], matrix type.
+using InputVisitor = std::function<void(const std::vector<Module>& modules, const at::Tensor& x)>;
+
 struct DecoderLayerWeights {
   RmsNorm attention_norm;
   RmsNorm mlp_norm;
@@ -86,6 +90,9 @@ class DecoderLayer {
   // `need_dx`). The adapters' gradients are added where the segments say.
   at::Tensor Backward(const at::Tensor& dy, const TrainingContext& context, const LayerTrace& trace,
                       bool need_dx) const;
+
+  // What each linear module saw in the forward pass of a training pass, in their order.
+  void VisitInputs(const LayerTrace& trace, const InputVisitor& visit) const;
 
  private:
   // Views of the fused product, or of its gradient.

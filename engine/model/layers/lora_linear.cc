@@ -29,6 +29,12 @@ LoraLinear::LoraLinear(const Numerics& numerics, int32_t layer, Linear base,
   }
 }
 
+std::vector<Module> LoraLinear::modules() const {
+  std::vector<Module> modules;
+  for (const Output& output : outputs_) modules.push_back(output.module);
+  return modules;
+}
+
 at::Tensor LoraLinear::Forward(const at::Tensor& x,
                                const std::vector<AdapterSegment>& segments) const {
   at::Tensor y = base_.Forward(x);

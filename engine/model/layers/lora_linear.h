@@ -84,6 +84,8 @@ class LoraLinear {
   at::Tensor Backward(const at::Tensor& x, const at::Tensor& dy,
                       const std::vector<AdapterSegment>& segments, bool need_dx) const;
 
+  std::vector<Module> modules() const;
+
  private:
   struct Output {
     Module module;
