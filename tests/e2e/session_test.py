@@ -160,6 +160,7 @@ class SessionTest(unittest.TestCase):
 
     def test_one_sessions_learning_is_not_anothers(self):
         def score_of_reader(neighbour):
+            server.wait_for_free_slots(ROWS)
             with Stream(self.channel) as stream, Stream(self.channel) as other:
                 stream.open(seed=3)
                 other.open(seed=4)
