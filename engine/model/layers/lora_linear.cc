@@ -77,12 +77,14 @@ void LoraLinear::AddAdapterFewRows(const at::Tensor& x, const AdapterSegment& se
                                    const Output& output, const at::Tensor& y) const {
   const AdapterView& adapter = *segment.adapter;
   if (!adapter.Adapts(layer_, output.module)) return;
+  // Without views: making one takes as long as a small product.
+  const AdapterPair& pair = adapter.layout->pair(layer_, output.module);
   const int64_t rank = adapter.spec.rank, in = x.size(1), y_width = y.size(1);
   std::vector<float> a(static_cast<size_t>(segment.tokens * rank));
   numerics_.kernels->linear(CpuArray(x, segment.begin * in), segment.tokens, in,
-                            CpuArray(adapter.A(layer_, output.module)), nullptr, 0, rank,
-                            {a.data()}, rank);
-  const cpu::Array b = CpuArray(adapter.B(layer_, output.module));
+                            CpuArray(adapter.elements, pair.a.offset), nullptr, 0, rank, {a.data()},
+                            rank);
+  const cpu::Array b = CpuArray(adapter.elements, pair.b.offset);
   for (int64_t token = 0; token < segment.tokens; ++token) {
     numerics_.kernels->expand(a.data() + token * rank, rank, b, output.width,
                               static_cast<float>(adapter.spec.scale()), 0, output.width,
