@@ -279,6 +279,10 @@ std::vector<Flag> ServerFlags() {
        Int(FIELD(engine.max_update_tokens), 1, kManyTokens)},
       {"update_group", "int", "4", "sessions that one training pass may hold",
        Int(FIELD(engine.update_group), 1, 65536)},
+      {"keep_lower_layers", "bool", "false",
+       "never compute again what lies below a session's first_layer; costs hidden size * 4 bytes a"
+       " token of the window",
+       Bool(FIELD(engine.keep_lower_layers))},
       {"deterministic", "bool", "false",
        "results depend on a session's commands alone; slower, and no mode parallel",
        Bool(FIELD(engine.deterministic))},

@@ -23,6 +23,11 @@ struct ForwardSegment {
   int64_t tokens = 0;
   // Null: the base model.
   const AdapterView* adapter = nullptr;
+  // Where the pool keeps inputs: the layer before which they are taken. 0: none are.
+  int32_t first_layer = 0;
+  // Keys and values below first_layer, and the inputs, are there: only the layers from there on are
+  // computed. All segments of a pass agree on it, and on first_layer if they do.
+  bool resumes = false;
 };
 
 // One row's run of tokens in a training pass.
@@ -39,6 +44,10 @@ struct TrainingSegment {
   // Where its gradients are added, fp32; null in a pass that only measures.
   AdapterView* gradients = nullptr;
   LoraDropout dropout;
+  // With a prefix: the row's inputs (KvPool) of these tokens are there, so that nothing below the
+  // adapter's first layer is computed if the other segments of the batch agree. They have attended
+  // to all of the row before them, further back than the prefix may reach.
+  bool resumes = false;
 };
 
 // Rows that train in one pass. Products with the frozen weights run over all their tokens at once;
@@ -65,6 +74,11 @@ class CausalLm {
   // type.
   virtual at::Tensor Forward(const at::Tensor& tokens, const std::vector<ForwardSegment>& segments,
                              const KvPool& kv) const = 0;
+
+  // Moves positions [from, from + count) of a row's lowest `layers` layers, inputs included, to its
+  // front: the window has dropped what was before. REQUIRES: kv.keeps_inputs().
+  virtual void MoveLowerToFront(int64_t row, int64_t from, int64_t count, int32_t layers,
+                                const KvPool& kv) const = 0;
 
   // hidden: [n, hidden], matrix type -> [n, vocabulary], matrix type; fp32 for up to kFewRows
   // states.

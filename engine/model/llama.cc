@@ -142,6 +142,46 @@ size_t LowestLayer(const TrainingBatch& batch) {
   return static_cast<size_t>(lowest);
 }
 
+// The layer from which a training pass computes; the one below which all its rows resume.
+size_t FirstComputed(const TrainingBatch& batch) {
+  const int32_t layer = batch.segments.front().adapter->spec.first_layer;
+  for (const TrainingSegment& segment : batch.segments) {
+    if (!segment.resumes || segment.adapter->spec.first_layer != layer) return 0;
+  }
+  return static_cast<size_t>(layer);
+}
+
+at::Tensor KeptInputs(const TrainingBatch& batch) {
+  std::vector<at::Tensor> inputs;
+  for (const TrainingSegment& segment : batch.segments) {
+    inputs.push_back(segment.prefix->Inputs(segment.prefix_row)
+                         .narrow(0, segment.row_begin, segment.tokens));
+  }
+  return at::cat(inputs);
+}
+
+at::Tensor KeptInputs(const std::vector<ForwardSegment>& segments, const KvPool& kv) {
+  std::vector<at::Tensor> inputs;
+  for (const ForwardSegment& segment : segments) {
+    inputs.push_back(kv.Inputs(segment.row).narrow(0, segment.row_begin, segment.tokens));
+  }
+  return at::cat(inputs);
+}
+
+// Before `layer`: keeps the inputs of the segments whose first layer it is.
+void KeepInputs(const at::Tensor& x, size_t layer, const std::vector<ForwardSegment>& segments,
+                const KvPool& kv) {
+  int64_t begin = 0;
+  for (const ForwardSegment& segment : segments) {
+    if (!segment.resumes && layer > 0 && static_cast<size_t>(segment.first_layer) == layer) {
+      kv.Inputs(segment.row)
+          .narrow(0, segment.row_begin, segment.tokens)
+          .copy_(x.narrow(0, begin, segment.tokens));
+    }
+    begin += segment.tokens;
+  }
+}
+
 at::Tensor Positions(const std::vector<ForwardSegment>& segments, at::Device device) {
   std::vector<int64_t> positions;
   for (const ForwardSegment& segment : segments) {
@@ -194,9 +234,12 @@ at::Tensor Llama::Forward(const at::Tensor& tokens, const std::vector<ForwardSeg
     adapters.push_back({batch_begin, segment.tokens, segment.adapter});
     batch_begin += segment.tokens;
   }
-  at::Tensor x = Embed(tokens);
+  const bool resumes = segments.front().resumes;
+  at::Tensor x = resumes ? KeptInputs(segments, kv) : Embed(tokens);
   std::vector<LayerSegment> places(segments.size());
-  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+  const size_t first = resumes ? static_cast<size_t>(segments.front().first_layer) : 0;
+  for (size_t layer = first; layer < layers_.size(); ++layer) {
+    if (kv.keeps_inputs()) KeepInputs(x, layer, segments, kv);
     for (size_t i = 0; i < segments.size(); ++i) {
       const int64_t index = static_cast<int64_t>(layer);
       places[i] = {adapters[i].begin, segments[i].tokens, segments[i].row_begin,
@@ -205,6 +248,18 @@ at::Tensor Llama::Forward(const at::Tensor& tokens, const std::vector<ForwardSeg
     x = layers_[layer].Forward(x, positions, places, adapters);
   }
   return final_norm_.Forward(x);
+}
+
+void Llama::MoveLowerToFront(int64_t row, int64_t from, int64_t count, int32_t layers,
+                             const KvPool& kv) const {
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    const at::Tensor keys = kv.Keys(row, layer), values = kv.Values(row, layer);
+    const at::Tensor shifted = rotary_.Shift(keys.narrow(1, from, count).transpose(0, 1), from);
+    keys.narrow(1, 0, count).copy_(shifted.transpose(0, 1));
+    values.narrow(1, 0, count).copy_(values.narrow(1, from, count).clone());
+  }
+  const at::Tensor inputs = kv.Inputs(row);
+  inputs.narrow(0, 0, count).copy_(inputs.narrow(0, from, count).clone());
 }
 
 at::Tensor Llama::Logits(const at::Tensor& hidden) const {
@@ -219,8 +274,9 @@ at::Tensor Llama::LogitsBackward(const at::Tensor& dlogits) const {
 at::Tensor Llama::TrainForward(const TrainingBatch& batch, TrainingTrace* trace) const {
   trace->context = MakeContext(batch, numerics_.device);
   trace->layers.assign(layers_.size(), {});
-  at::Tensor x = Embed(batch.tokens);
-  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+  const size_t first = FirstComputed(batch);
+  at::Tensor x = first > 0 ? KeptInputs(batch) : Embed(batch.tokens);
+  for (size_t layer = first; layer < layers_.size(); ++layer) {
     if (!Proceeds(batch)) return {};
     x = layers_[layer].TrainForward(
         x, trace->context, PrefixesOf(batch, static_cast<int64_t>(layer)), &trace->layers[layer]);

@@ -15,11 +15,21 @@ namespace mayfly {
 
 class KvPool {
  public:
-  KvPool(const ModelConfig& model, const Numerics& numerics, int32_t rows, int32_t window_tokens);
+  // `keep_inputs`: also what enters each token's first adapted layer. Layers below it carry no
+  // adapter, so with it their keys and values stay right under every version.
+  KvPool(const ModelConfig& model, const Numerics& numerics, int32_t rows, int32_t window_tokens,
+         bool keep_inputs = false);
 
   // One layer of a row: [kv_heads, window_tokens, head_dim].
   at::Tensor Keys(int64_t row, int64_t layer) const { return keys_[row][layer]; }
   at::Tensor Values(int64_t row, int64_t layer) const { return values_[row][layer]; }
+
+  bool keeps_inputs() const { return inputs_.defined(); }
+  // The residual stream before the row's first adapted layer: [window_tokens, hidden], activations.
+  at::Tensor Inputs(int64_t row) const { return inputs_[row]; }
+  // Positions [begin, end) of one row's lowest `layers` layers, inputs included, to the same place
+  // of another row. REQUIRES: keeps_inputs().
+  void CopyLower(int64_t from, int64_t to, int64_t begin, int64_t end, int32_t layers);
 
   // Zeroes the first `tokens` positions of a row: all that was ever written.
   void Zero(int64_t row, int64_t tokens);
@@ -33,6 +43,7 @@ class KvPool {
  private:
   at::Tensor keys_;  // [rows + 1, layers, kv_heads, window_tokens, head_dim], weights' type
   at::Tensor values_;
+  at::Tensor inputs_;  // [rows + 1, window_tokens, hidden], activations' type; or undefined
 };
 
 }  // namespace mayfly

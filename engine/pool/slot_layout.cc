@@ -21,7 +21,7 @@ bool IsTarget(TargetModules targets, Module module) {
 }
 
 SlotLayout::SlotLayout(const ModelConfig& model, int32_t max_rank, int32_t window_tokens,
-                       int weight_bytes)
+                       int weight_bytes, bool keep_inputs)
     : layers_(model.layers), max_rank_(max_rank), weight_bytes_(weight_bytes) {
   const int32_t q = model.heads * model.head_dim;
   const int32_t kv = model.kv_heads * model.head_dim;
@@ -44,6 +44,10 @@ SlotLayout::SlotLayout(const ModelConfig& model, int32_t max_rank, int32_t windo
     }
   }
   kv_elements_ = static_cast<int64_t>(layers_) * window_tokens * kv;
+  if (keep_inputs) {
+    input_bytes_ = sizeof(float) * static_cast<uint64_t>(window_tokens) *
+                   static_cast<uint64_t>(model.hidden);
+  }
 }
 
 std::vector<Span> SlotLayout::ActiveSpans(const AdapterSpec& adapter) const {
@@ -68,7 +72,7 @@ int64_t SlotLayout::ActiveElements(const AdapterSpec& adapter) const {
 
 RowBytes SlotLayout::row_bytes() const {
   const uint64_t adapter = static_cast<uint64_t>(adapter_elements_);
-  return {.kv = 2 * static_cast<uint64_t>(kv_elements_) * weight_bytes_,
+  return {.kv = 2 * static_cast<uint64_t>(kv_elements_) * weight_bytes_ + input_bytes_,
           .adapter = adapter * (2 * weight_bytes_ + sizeof(float)),
           .optimizer = adapter * 3 * sizeof(float)};
 }

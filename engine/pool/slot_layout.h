@@ -50,8 +50,10 @@ struct Span {
 
 class SlotLayout {
  public:
-  // `weight_bytes`: bytes of one serving weight, and of one key or value element.
-  SlotLayout(const ModelConfig& model, int32_t max_rank, int32_t window_tokens, int weight_bytes);
+  // `weight_bytes`: bytes of one serving weight, and of one key or value element. `keep_inputs`: a
+  // row holds what enters its first adapted layer too (KvPool).
+  SlotLayout(const ModelConfig& model, int32_t max_rank, int32_t window_tokens, int weight_bytes,
+             bool keep_inputs = false);
 
   const AdapterPair& pair(int32_t layer, Module module) const {
     return pairs_[static_cast<size_t>(layer) * kModules + static_cast<size_t>(module)];
@@ -71,7 +73,7 @@ class SlotLayout {
   // Parameters of an adapter.
   int64_t ActiveElements(const AdapterSpec& adapter) const;
 
-  // adapter: two serving copies and, to roll back to, one fp32 copy; optimizer: fp32 masters and
+  // kv: keys, values and kept inputs; adapter: two serving copies and, to roll back to, one fp32 copy; optimizer: fp32 masters and
   // both moments.
   RowBytes row_bytes() const;
 
@@ -83,6 +85,7 @@ class SlotLayout {
   std::vector<AdapterPair> pairs_;
   int64_t adapter_elements_ = 0;
   int64_t kv_elements_ = 0;
+  uint64_t input_bytes_ = 0;
 };
 
 }  // namespace mayfly

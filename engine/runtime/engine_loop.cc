@@ -356,7 +356,7 @@ void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, GenerateWor
 }
 
 void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, RefreshWork& work) {
-  sequence.window.Restart(work.begin);
+  MoveLower(sequence, sequence.window.Restart(work.begin));
   if (sequence.generation && sequence.generation->counts_window()) {
     sequence.generation->window_counts = CountTokens(sequence.window.tokens);
   }
@@ -390,6 +390,7 @@ void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, UpdateWork&
   const bool there = !work.tokens.empty() && work.begin >= window.start &&
                      (work.parallel ? end <= window.end() : end == window.end());
   const int64_t row_begin = static_cast<int64_t>(work.begin - window.start);
+  const size_t tokens_to_learn = work.tokens.size();
   // The last token of the context is run with the chunk; those before it need keys and values.
   const bool context_there = work.gradient_scope == GradientScope::kWindow ||
                              (there && static_cast<int64_t>(work.context.size()) <= row_begin &&
@@ -413,6 +414,8 @@ void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, UpdateWork&
   job.kv = parts_.kv.get();
   job.steps = sequence.optimizer_steps;
   job.row_begin = row_begin;
+  job.inputs_are_kept = LowerLayers(sequence) > 0 &&
+                        window.lower_length >= row_begin + static_cast<int64_t>(tokens_to_learn) - 1;
   job.cancelled = sequence.update->cancelled;
   job.queued = queued.submitted;
   job.shadow_is_free = Event::OfCurrentStream(parts_.numerics.device);
@@ -496,10 +499,18 @@ void EngineLoop::SetLatencyTarget() {
   thread_share_.SetPressure(governor_.defers_learning());
 }
 
+// Tokens that can be fed alike: those whose lower layers are there come before the others.
 int64_t EngineLoop::RemainingFeed(const Sequence& sequence) {
-  if (!sequence.feed) return sequence.generating() ? sequence.window.to_feed() : 0;
-  if (!sequence.feed->base) return sequence.window.to_feed();
-  return ClaimBaseRow(sequence) ? sequence.feed->score_to - 1 - base_row_.length : 0;
+  const auto alike = [](int64_t begin, int64_t end, int64_t lower_length) {
+    return (begin < lower_length ? std::min(end, lower_length) : end) - begin;
+  };
+  const Window& window = sequence.window;
+  if (sequence.feed && sequence.feed->base) {
+    if (!ClaimBaseRow(sequence)) return 0;
+    return alike(base_row_.length, sequence.feed->score_to - 1, base_row_.lower_length);
+  }
+  if (!sequence.feed && !sequence.generating()) return 0;
+  return alike(window.kv_length, window.size() - 1, window.lower_length);
 }
 
 // The frozen base model has one row; a comparison takes it until it is done, and finds there what
@@ -509,10 +520,42 @@ bool EngineLoop::ClaimBaseRow(const Sequence& sequence) {
   if (base_row_.owner != sequence.handle) ZeroBaseRow();
   const bool same = base_row_.owner == sequence.handle && base_row_.start == sequence.window.start;
   const int64_t known = same ? base_row_.length : 0;
-  base_row_ = {sequence.handle, sequence.window.start,
+  base_row_ = {sequence.handle,
+               sequence.window.start,
                std::min(known, std::max<int64_t>(0, sequence.feed->score_from - 1)),
-               base_row_.written, true};
+               /*lower_length=*/0,
+               base_row_.written,
+               /*in_use=*/true};
+  CopyLowerToBase(sequence);
   return true;
+}
+
+// Below the adapter the row is the base model's. Where that fails the layers are computed.
+void EngineLoop::CopyLowerToBase(const Sequence& sequence) {
+  const int64_t begin = base_row_.length, end = sequence.window.lower_length;
+  if (begin >= end) return;
+  base_row_.written = std::max(base_row_.written, end);
+  const absl::Status status = RunGuarded("copying the lower layers", [&] {
+    parts_.kv->CopyLower(sequence.handle.row, parts_.kv->base_row(), begin, end,
+                         LowerLayers(sequence));
+  });
+  if (status.ok()) base_row_.lower_length = end;
+}
+
+int32_t EngineLoop::LowerLayers(const Sequence& sequence) const {
+  const AdapterSpec& adapter = sequence.options.adapter;
+  return parts_.kv->keeps_inputs() && adapter.enabled() ? adapter.first_layer : 0;
+}
+
+// Where that fails the lower layers are computed again.
+void EngineLoop::MoveLower(Sequence& sequence, int64_t dropped) {
+  int64_t& length = sequence.window.lower_length;
+  if (length == 0 || dropped == 0) return;
+  const absl::Status status = RunGuarded("moving the lower layers", [&] {
+    parts_.model->MoveLowerToFront(sequence.handle.row, dropped, length, LowerLayers(sequence),
+                                   *parts_.kv);
+  });
+  if (!status.ok()) length = 0;
 }
 
 void EngineLoop::ZeroBaseRow() {
@@ -580,6 +623,9 @@ RunSlice EngineLoop::FeedSlice(Sequence& sequence, int64_t tokens) {
                         .subspan(static_cast<size_t>(from), static_cast<size_t>(to - from));
     }
   }
+  const int64_t lower_length = base ? base_row_.lower_length : window.lower_length;
+  run.first_layer = LowerLayers(sequence);
+  run.resumes = begin < lower_length;
   int64_t& written = base ? base_row_.written : window.kv_written;
   written = std::max(written, begin + tokens);
   return run;
@@ -588,22 +634,32 @@ RunSlice EngineLoop::FeedSlice(Sequence& sequence, int64_t tokens) {
 void EngineLoop::Apply(const StepSlice& slice, RunOutput& output) {
   Sequence& sequence = sequences_.at(slice.row);
   if (slice.decode) {
-    sequence.window.kv_length += slice.tokens;
+    AddKeys(sequence, slice.tokens);
     ApplyToken(sequence, output);
   } else if (sequence.feed) {
     ApplyFeed(sequence, slice.tokens, output);
   } else {
-    sequence.window.kv_length += slice.tokens;  // a generation catches up
+    AddKeys(sequence, slice.tokens);  // a generation catches up
   }
+}
+
+void EngineLoop::AddKeys(Sequence& sequence, int64_t tokens) {
+  Window& window = sequence.window;
+  window.kv_length += tokens;
+  if (LowerLayers(sequence) > 0) window.lower_length = std::max(window.lower_length, window.kv_length);
 }
 
 void EngineLoop::ApplyFeed(Sequence& sequence, int64_t tokens, const RunOutput& output) {
   Feed& feed = *sequence.feed;
-  int64_t& length = feed.base ? base_row_.length : sequence.window.kv_length;
+  const int64_t length = feed.base ? base_row_.length : sequence.window.kv_length;
   const int64_t first = std::max(feed.score_from, length + 1) - feed.score_from;
   std::vector<float>& logprobs = feed.base ? feed.base_logprobs : feed.logprobs;
   std::copy(output.logprobs.begin(), output.logprobs.end(), logprobs.begin() + first);
-  length += tokens;
+  if (feed.base) {
+    base_row_.length += tokens;
+  } else {
+    AddKeys(sequence, tokens);
+  }
   FinishFeedIfDone(sequence);
 }
 

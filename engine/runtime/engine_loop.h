@@ -139,6 +139,7 @@ class EngineLoop final : public Engine {
   RunSlice MakeSlice(const StepSlice& slice);
   RunSlice FeedSlice(Sequence& sequence, int64_t tokens);
   void Apply(const StepSlice& slice, RunOutput& output);
+  void AddKeys(Sequence& sequence, int64_t tokens);
   void ApplyFeed(Sequence& sequence, int64_t tokens, const RunOutput& output);
   void ApplyToken(Sequence& sequence, RunOutput& output);
   void ObserveStep(const StepPlan& plan, TimePoint begin);
@@ -149,6 +150,10 @@ class EngineLoop final : public Engine {
   int64_t RemainingFeed(const Sequence& sequence);
   bool ClaimBaseRow(const Sequence& sequence);
   void ZeroBaseRow();
+  // The layers below the row's adapter, if it has any and their inputs are kept; otherwise 0.
+  int32_t LowerLayers(const Sequence& sequence) const;
+  void MoveLower(Sequence& sequence, int64_t dropped);
+  void CopyLowerToBase(const Sequence& sequence);
   void FinishFeedIfDone(Sequence& sequence);
   void AbortFeed(Sequence& sequence, const absl::Status& status);
 
@@ -195,6 +200,8 @@ class EngineLoop final : public Engine {
     RowHandle owner;
     uint64_t start = 0;
     int64_t length = 0;
+    // As Window's.
+    int64_t lower_length = 0;
     int64_t written = 0;
     bool in_use = false;
   } base_row_;

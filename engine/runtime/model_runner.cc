@@ -1,5 +1,7 @@
 #include "engine/runtime/model_runner.h"
 
+#include <utility>
+
 #include <ATen/Parallel.h>
 
 #include "engine/model/layers/cpu_ops.h"
@@ -48,28 +50,38 @@ void FillLogits(const CausalLm& model, const at::Tensor& hidden,
 
 std::vector<RunOutput> ModelRunner::Run(const std::vector<RunSlice>& slices) const {
   std::vector<RunOutput> outputs(slices.size());
-  const std::span all(slices);
-  for (size_t begin = 0; begin < slices.size();) {
-    size_t count = separate_ ? 1 : slices.size();
-    const auto single = [&](size_t i) { return slices[i].tokens.size() == 1; };
-    while (separate_ && count < kFewRows && begin + count < slices.size() && single(begin) &&
-           single(begin + count)) {
-      ++count;
-    }
-    RunTogether(all.subspan(begin, count), std::span(outputs).subspan(begin, count));
-    begin += count;
-  }
+  for (const std::vector<size_t>& pass : Passes(slices)) RunTogether(slices, pass, &outputs);
   return outputs;
 }
 
-void ModelRunner::RunTogether(std::span<const RunSlice> slices,
-                              std::span<RunOutput> outputs) const {
+std::vector<std::vector<size_t>> ModelRunner::Passes(const std::vector<RunSlice>& slices) const {
+  std::vector<std::vector<size_t>> passes;
+  std::vector<size_t> shared;
+  const auto end_shared = [&] {
+    if (!shared.empty()) passes.push_back(std::exchange(shared, {}));
+  };
+  for (size_t i = 0; i < slices.size(); ++i) {
+    const bool alone = slices[i].resumes || (separate_ && slices[i].tokens.size() > 1);
+    if (alone) {
+      passes.push_back({i});
+    } else {
+      shared.push_back(i);
+      if (separate_ && shared.size() == kFewRows) end_shared();
+    }
+  }
+  end_shared();
+  return passes;
+}
+
+void ModelRunner::RunTogether(const std::vector<RunSlice>& slices, const std::vector<size_t>& pass,
+                              std::vector<RunOutput>* outputs) const {
   std::vector<TokenId> tokens;
   std::vector<ForwardSegment> segments;
-  for (const RunSlice& slice : slices) {
+  for (const size_t i : pass) {
+    const RunSlice& slice = slices[i];
     tokens.insert(tokens.end(), slice.tokens.begin(), slice.tokens.end());
-    segments.push_back(
-        {slice.row, slice.row_begin, static_cast<int64_t>(slice.tokens.size()), slice.adapter});
+    segments.push_back({slice.row, slice.row_begin, static_cast<int64_t>(slice.tokens.size()),
+                        slice.adapter, slice.first_layer, slice.resumes});
   }
   const at::Device device = kv_->Keys(0, 0).device();
   const at::Tensor hidden = model_->Forward(TokenTensor(tokens, device), segments, *kv_);
@@ -77,16 +89,18 @@ void ModelRunner::RunTogether(std::span<const RunSlice> slices,
   std::vector<int64_t> logit_positions;
   std::vector<RunOutput*> logit_outputs;
   int64_t end = 0;
-  for (size_t i = 0; i < slices.size(); ++i) {
-    end += segments[i].tokens;
-    if (slices[i].want_logits) {
+  for (const size_t i : pass) {
+    const RunSlice& slice = slices[i];
+    RunOutput& output = (*outputs)[i];
+    end += static_cast<int64_t>(slice.tokens.size());
+    if (slice.want_logits) {
       logit_positions.push_back(end - 1);
-      logit_outputs.push_back(&outputs[i]);
+      logit_outputs.push_back(&output);
     }
-    const int64_t targets = static_cast<int64_t>(slices[i].targets.size());
+    const int64_t targets = static_cast<int64_t>(slice.targets.size());
     if (targets == 0) continue;
-    outputs[i].logprobs = LabelLogprobs(*model_, hidden.narrow(0, end - targets, targets),
-                                        TokenTensor(slices[i].targets, device));
+    output.logprobs = LabelLogprobs(*model_, hidden.narrow(0, end - targets, targets),
+                                    TokenTensor(slice.targets, device));
   }
   FillLogits(*model_, hidden, logit_positions, logit_outputs);
 }

@@ -27,6 +27,9 @@ struct RunSlice {
   bool want_logits = false;
   // Targets of the newest hidden states: the last targets.size() tokens of this slice predict them.
   std::span<const TokenId> targets;
+  // As in ForwardSegment.
+  int32_t first_layer = 0;
+  bool resumes = false;
 };
 
 struct RunOutput {
@@ -48,7 +51,10 @@ class ModelRunner {
   std::vector<RunOutput> Run(const std::vector<RunSlice>& slices) const;
 
  private:
-  void RunTogether(std::span<const RunSlice> slices, std::span<RunOutput> outputs) const;
+  // Indices of slices that share a forward pass.
+  std::vector<std::vector<size_t>> Passes(const std::vector<RunSlice>& slices) const;
+  void RunTogether(const std::vector<RunSlice>& slices, const std::vector<size_t>& pass,
+                   std::vector<RunOutput>* outputs) const;
 
   const CausalLm* const model_;
   const KvPool* const kv_;

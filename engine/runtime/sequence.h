@@ -29,6 +29,9 @@ struct Window {
   uint64_t start = 0;
   // tokens[0, kv_length) have keys and values.
   int64_t kv_length = 0;
+  // tokens[0, lower_length) have keys, values and inputs of the layers below the adapter: those of
+  // tokens that are still to be fed as well, after a restart. Of rows that keep them alone.
+  int64_t lower_length = 0;
   // The most positions ever written since the row was zero.
   int64_t kv_written = 0;
 
@@ -38,8 +41,9 @@ struct Window {
   // Tokens to feed until the next token can be predicted from all but the newest.
   int64_t to_feed() const { return size() - 1 - kv_length; }
 
-  // Drops what lies before stream position `begin`; no token has keys any more.
-  void Restart(uint64_t begin);
+  // Drops what lies before stream position `begin`; no token has keys any more, but lower ones.
+  // Returns how many were dropped.
+  int64_t Restart(uint64_t begin);
   // Drops the tokens from stream position `new_end` on.
   void Truncate(uint64_t new_end);
 };

@@ -107,6 +107,7 @@ class Trainer::Lesson {
     segment.row_begin = job.row_begin - 1;
     segment.prefix = job.kv;
     segment.prefix_row = job.row.row;
+    segment.resumes = job.inputs_are_kept;
     segment.prefix_begin = job.row_begin - static_cast<int64_t>(work.context.size());
     return segment;
   }

@@ -37,6 +37,9 @@ struct UpdateJob {
   int64_t steps = 0;
   // Position in the row's window of the chunk's first token.
   int64_t row_begin = 0;
+  // The row holds the inputs of the adapter's first layer for all tokens that a pass in chunk scope
+  // runs.
+  bool inputs_are_kept = false;
   // Set by the loop: the update ends before its next layer.
   std::shared_ptr<std::atomic<bool>> cancelled;
   TimePoint queued;

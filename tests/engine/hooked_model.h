@@ -29,6 +29,10 @@ class HookedModel final : public CausalLm {
     if (hooks_.forward) hooks_.forward(segments);
     return model_->Forward(tokens, segments, kv);
   }
+  void MoveLowerToFront(int64_t row, int64_t from, int64_t count, int32_t layers,
+                        const KvPool& kv) const override {
+    model_->MoveLowerToFront(row, from, count, layers, kv);
+  }
   at::Tensor Logits(const at::Tensor& hidden) const override { return model_->Logits(hidden); }
   at::Tensor LogitsBackward(const at::Tensor& dlogits) const override {
     return model_->LogitsBackward(dlogits);

@@ -8,14 +8,15 @@
 namespace mayfly {
 
 TinyModel LoadTinyModel(const std::string& dir, DType dtype, int32_t window_tokens,
-                        int32_t max_rank, int32_t rows) {
+                        int32_t max_rank, int32_t rows, bool keep_lower_layers) {
   TinyModel tiny;
   const ModelConfig config = LoadModelConfig(dir).value();
   tiny.numerics = NumericsFor(at::kCPU, dtype);
   tiny.layout = std::make_unique<SlotLayout>(
-      config, max_rank, window_tokens, static_cast<int>(at::elementSize(tiny.numerics.weights)));
+      config, max_rank, window_tokens, static_cast<int>(at::elementSize(tiny.numerics.weights)),
+      keep_lower_layers);
   tiny.model = LoadModel(dir, config, tiny.numerics, *tiny.layout, window_tokens).value();
-  tiny.kv = std::make_unique<KvPool>(config, tiny.numerics, rows, window_tokens);
+  tiny.kv = std::make_unique<KvPool>(config, tiny.numerics, rows, window_tokens, keep_lower_layers);
   tiny.adapters = std::make_unique<AdapterPool>(*tiny.layout, tiny.numerics, rows);
   return tiny;
 }

@@ -29,7 +29,7 @@ struct TinyModel {
 };
 
 TinyModel LoadTinyModel(const std::string& dir, DType dtype, int32_t window_tokens,
-                        int32_t max_rank, int32_t rows = 2);
+                        int32_t max_rank, int32_t rows = 2, bool keep_lower_layers = false);
 
 // A file of reference tensors or of reference numbers.
 Checkpoint ReadTensors(const std::string& path);

@@ -102,15 +102,22 @@ Rotary::Rotary(const Numerics& numerics, const RopeConfig& config, int32_t head_
   const Frequencies inverse = InverseFrequencies(config, head_dim, positions);
   const at::Tensor frequencies = at::tensor(inverse, at::kDouble).to(at::kFloat);
   const at::Tensor angles = at::outer(at::arange(positions, at::kFloat), frequencies);
-  const double factor = AttentionFactor(config);
-  cos_ = angles.cos().mul_(factor).to(numerics.device);
-  sin_ = angles.sin().mul_(factor).to(numerics.device);
+  attention_factor_ = AttentionFactor(config);
+  cos_ = angles.cos().mul_(attention_factor_).to(numerics.device);
+  sin_ = angles.sin().mul_(attention_factor_).to(numerics.device);
 }
 
 void Rotary::Rotate(at::Tensor& x, const at::Tensor& positions) const { Apply(x, positions, 1); }
 
 void Rotary::RotateBack(at::Tensor& dx, const at::Tensor& positions) const {
   Apply(dx, positions, -1);
+}
+
+at::Tensor Rotary::Shift(const at::Tensor& keys, int64_t by) const {
+  at::Tensor shifted = keys.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true).contiguous();
+  RotateBack(shifted, at::full({keys.size(0)}, by, keys.options().dtype(at::kLong)));
+  // The tables' factor is in the keys already.
+  return shifted.div_(attention_factor_).to(keys.scalar_type());
 }
 
 void Rotary::Apply(at::Tensor& x, const at::Tensor& positions, double direction) const {

@@ -20,11 +20,15 @@ class Rotary {
   void Rotate(at::Tensor& x, const at::Tensor& positions) const;
   // The gradient's way back: the same rotation by the opposite angle.
   void RotateBack(at::Tensor& dx, const at::Tensor& positions) const;
+  // Keys that were rotated for their positions, for positions `by` lower: [tokens, heads, head_dim]
+  // -> the same. Rounded once.
+  at::Tensor Shift(const at::Tensor& keys, int64_t by) const;
 
  private:
   void Apply(at::Tensor& x, const at::Tensor& positions, double direction) const;
 
   const Numerics numerics_;
+  double attention_factor_ = 1;
   at::Tensor cos_;  // [positions, head_dim / 2] fp32, attention factor included
   at::Tensor sin_;
 };
