@@ -260,18 +260,19 @@ void EngineLoop::LandUpdate(Sequence& sequence) {
   UpdateResult result = std::move(landed->second);
   landed_updates_.erase(landed);
   sequence.optimizer_steps = result.steps;
-  if (!sequence.closing && result.done.outcome == UpdateOutcome::kApplied) {
-    const absl::Status status = RunGuarded("publishing the adapter", [&] {
-      result.written.MakeCurrentStreamWait();
-      parts_.adapters->Flip(sequence.handle.row);
-      TakeServingView(sequence);
-    });
-    if (status.ok()) {
-      ++sequence.version;
-    } else {
-      result.done.outcome = UpdateOutcome::kFailed;
-      result.done.reason = std::string(status.message());
-    }
+  const bool publish = !sequence.closing && result.done.outcome == UpdateOutcome::kApplied;
+  const absl::Status status = RunGuarded("publishing the adapter", [&] {
+    // Also before the row is zeroed, or its masters are changed by other work.
+    result.written.MakeCurrentStreamWait();
+    if (!publish) return;
+    parts_.adapters->Flip(sequence.handle.row);
+    TakeServingView(sequence);
+  });
+  if (publish && status.ok()) {
+    ++sequence.version;
+  } else if (publish) {
+    result.done.outcome = UpdateOutcome::kFailed;
+    result.done.reason = std::string(status.message());
   }
   EndUpdate(sequence, std::move(result.done));
 }
