@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "engine/base/status_macros.h"
+#include "engine/model/layers/adapter_group.h"
 
 namespace mayfly {
 namespace {
@@ -194,6 +195,8 @@ at::Tensor Llama::Forward(const at::Tensor& tokens, const std::vector<ForwardSeg
     adapters.push_back({batch_begin, segment.tokens, segment.adapter});
     batch_begin += segment.tokens;
   }
+  AdapterRows rows;
+  GroupOneTokenSegments(numerics_, batch_begin, &adapters, &rows);
   at::Tensor x = Embed(tokens);
   std::vector<LayerSegment> places(segments.size());
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
