@@ -210,6 +210,18 @@ at::Tensor Llama::Forward(const at::Tensor& tokens, const std::vector<ForwardSeg
   return final_norm_.Forward(x);
 }
 
+at::Tensor Llama::Decode(const DecodeBatch& batch, const KvPool& kv) const {
+  const std::vector<AdapterSegment> adapters = {
+      {.tokens = batch.tokens.size(0), .rows = &batch.adapters}};
+  at::Tensor x = Embed(batch.tokens);
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    const int64_t index = static_cast<int64_t>(layer);
+    x = layers_[layer].Decode(x, batch.positions, batch.rows, kv.LayerKeys(index),
+                              kv.LayerValues(index), adapters);
+  }
+  return final_norm_.Forward(x);
+}
+
 at::Tensor Llama::Logits(const at::Tensor& hidden) const {
   // Few rows are sampled from, and one product keeps them exact; many are scored.
   return hidden.size(0) <= kFewRows ? lm_head_.ForwardFloat(hidden) : lm_head_.Forward(hidden);

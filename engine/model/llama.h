@@ -25,6 +25,7 @@ class Llama final : public CausalLm {
 
   at::Tensor Forward(const at::Tensor& tokens, const std::vector<ForwardSegment>& segments,
                      const KvPool& kv) const override;
+  at::Tensor Decode(const DecodeBatch& batch, const KvPool& kv) const override;
   at::Tensor Logits(const at::Tensor& hidden) const override;
   at::Tensor LogitsBackward(const at::Tensor& dlogits) const override;
   at::Tensor TrainForward(const TrainingBatch& batch, TrainingTrace* trace) const override;

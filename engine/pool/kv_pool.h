@@ -21,6 +21,10 @@ class KvPool {
   at::Tensor Keys(int64_t row, int64_t layer) const { return keys_[row][layer]; }
   at::Tensor Values(int64_t row, int64_t layer) const { return values_[row][layer]; }
 
+  // One layer of all rows: [rows + 1, kv_heads, window_tokens, head_dim].
+  at::Tensor LayerKeys(int64_t layer) const { return keys_.select(1, layer); }
+  at::Tensor LayerValues(int64_t layer) const { return values_.select(1, layer); }
+
   // Zeroes the first `tokens` positions of a row: all that was ever written.
   void Zero(int64_t row, int64_t tokens);
   // Whether every byte of the row is zero.

@@ -29,6 +29,9 @@ class HookedModel final : public CausalLm {
     if (hooks_.forward) hooks_.forward(segments);
     return model_->Forward(tokens, segments, kv);
   }
+  at::Tensor Decode(const DecodeBatch& batch, const KvPool& kv) const override {
+    return model_->Decode(batch, kv);
+  }
   at::Tensor Logits(const at::Tensor& hidden) const override { return model_->Logits(hidden); }
   at::Tensor LogitsBackward(const at::Tensor& dlogits) const override {
     return model_->LogitsBackward(dlogits);

@@ -9,9 +9,14 @@ namespace mayfly {
 
 TinyModel LoadTinyModel(const std::string& dir, DType dtype, int32_t window_tokens,
                         int32_t max_rank, int32_t rows) {
+  return LoadTinyModel(dir, NumericsFor(at::kCPU, dtype), window_tokens, max_rank, rows);
+}
+
+TinyModel LoadTinyModel(const std::string& dir, const Numerics& numerics, int32_t window_tokens,
+                        int32_t max_rank, int32_t rows) {
   TinyModel tiny;
   const ModelConfig config = LoadModelConfig(dir).value();
-  tiny.numerics = NumericsFor(at::kCPU, dtype);
+  tiny.numerics = numerics;
   tiny.layout = std::make_unique<SlotLayout>(
       config, max_rank, window_tokens, static_cast<int>(at::elementSize(tiny.numerics.weights)));
   tiny.model = LoadModel(dir, config, tiny.numerics, *tiny.layout, window_tokens).value();
