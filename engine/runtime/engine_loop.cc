@@ -7,6 +7,7 @@
 #include <ATen/Parallel.h>
 
 #include "absl/strings/str_cat.h"
+#include "engine/device/stream.h"
 #include "engine/device/torch_guard.h"
 
 namespace mayfly {
@@ -96,6 +97,7 @@ void EngineLoop::Close(RowHandle row) { mailbox_.PostUnbounded(CloseMessage{row,
 
 void EngineLoop::LoopMain() {
   const c10::InferenceMode no_autograd;
+  const StreamScope stream(parts_.numerics.device, StreamPriority::kDecode);
   UpdateRowMetrics();
   bool busy = false;
   while (true) {
