@@ -1,9 +1,6 @@
 #include "engine/create_engine.h"
 
-#include <dlfcn.h>
-
 #include <filesystem>
-#include <optional>
 #include <thread>
 #include <utility>
 
@@ -11,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
+#include "engine/device/open_device.h"
 #include "engine/device/team.h"
 #include "engine/device/torch_guard.h"
 #include "engine/model/supported_models.h"
@@ -19,22 +17,6 @@
 
 namespace mayfly {
 namespace {
-
-// A CPU-only process never maps libtorch's CUDA library; loading it registers the backend, if that
-// happens before anything has asked for CUDA.
-absl::StatusOr<at::Device> OpenDevice(const std::string& name) {
-  if (name == "cpu") return at::Device(at::kCPU);
-  if (dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("device ", name, ": libtorch's CUDA library cannot be loaded: ", dlerror()));
-  }
-  std::optional<at::Device> device;
-  MAYFLY_RETURN_IF_ERROR(RunGuarded("opening the device", [&] {
-    device = at::Device(name);
-    at::zeros({1}, at::TensorOptions(*device)).item<float>();
-  }));
-  return *device;
-}
 
 std::string ModelName(const std::string& dir) {
   const std::filesystem::path path = std::filesystem::path(dir).lexically_normal();
@@ -124,8 +106,10 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const EngineOptions& option
   MAYFLY_ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(options.model_dir));
   EngineParts parts;
   MAYFLY_RETURN_IF_ERROR(LoadText(options.model_dir, config.vocabulary, &parts));
-  MAYFLY_ASSIGN_OR_RETURN(const at::Device device, OpenDevice(options.device));
-  parts.numerics = NumericsFor(device, options.dtype);
+  MAYFLY_ASSIGN_OR_RETURN(const OpenedDevice opened, OpenDevice(options.device));
+  if (!opened.note.empty()) logger->Warning("plain_device", {{"reason", opened.note}});
+  parts.numerics = NumericsFor(opened.device, options.dtype);
+  parts.numerics.ops = opened.ops;
   SetShares(options, &parts);
   parts.layout =
       std::make_unique<SlotLayout>(config, options.max_rank, options.window_tokens,

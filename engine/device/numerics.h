@@ -11,6 +11,7 @@
 #include <ATen/ATen.h>
 
 #include "engine/device/cpu/kernels.h"
+#include "engine/device/device_ops.h"
 #include "engine/options.h"
 
 namespace mayfly {
@@ -22,6 +23,8 @@ struct Numerics {
   at::ScalarType matrix = at::kFloat;
   // Null: plain ATen does the work. Set only on a CPU.
   const cpu::Kernels* kernels = nullptr;
+  // The same for a GPU, of a library that need not be there.
+  const DeviceOps* ops = nullptr;
 
   at::TensorOptions WeightOptions() const { return at::TensorOptions(device).dtype(weights); }
   at::TensorOptions ActivationOptions() const {

@@ -65,6 +65,15 @@ struct TrainingTrace {
   at::Tensor last_hidden;  // before the final norm
 };
 
+// One new token of each of some rows, as tensors whose places do not depend on how long the rows
+// are: a step that a graph can replay.
+struct DecodeBatch {
+  at::Tensor tokens;     // [n] int64
+  at::Tensor rows;       // [n] int64, of the KV pool
+  at::Tensor positions;  // [n] int64, in the rows: so many keys are there already
+  AdapterRows adapters;
+};
+
 class CausalLm {
  public:
   virtual ~CausalLm() = default;
@@ -74,6 +83,9 @@ class CausalLm {
   // type.
   virtual at::Tensor Forward(const at::Tensor& tokens, const std::vector<ForwardSegment>& segments,
                              const KvPool& kv) const = 0;
+  // The same for one token each of some rows: [n, hidden]. Entries may repeat, which writes the
+  // same twice.
+  virtual at::Tensor Decode(const DecodeBatch& batch, const KvPool& kv) const = 0;
 
   // Moves positions [from, from + count) of a row's lowest `layers` layers, inputs included, to its
   // front: the window has dropped what was before. REQUIRES: kv.keeps_inputs().

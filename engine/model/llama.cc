@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "engine/base/status_macros.h"
+#include "engine/model/layers/adapter_group.h"
 
 namespace mayfly {
 namespace {
@@ -235,6 +236,8 @@ at::Tensor Llama::Forward(const at::Tensor& tokens, const std::vector<ForwardSeg
     batch_begin += segment.tokens;
   }
   const bool resumes = segments.front().resumes;
+  AdapterRows rows;
+  GroupOneTokenSegments(numerics_, batch_begin, &adapters, &rows);
   at::Tensor x = resumes ? KeptInputs(segments, kv) : Embed(tokens);
   std::vector<LayerSegment> places(segments.size());
   const size_t first = resumes ? static_cast<size_t>(segments.front().first_layer) : 0;
@@ -260,6 +263,18 @@ void Llama::MoveLowerToFront(int64_t row, int64_t from, int64_t count, int32_t l
   }
   const at::Tensor inputs = kv.Inputs(row);
   inputs.narrow(0, 0, count).copy_(inputs.narrow(0, from, count).clone());
+}
+
+at::Tensor Llama::Decode(const DecodeBatch& batch, const KvPool& kv) const {
+  const std::vector<AdapterSegment> adapters = {
+      {.tokens = batch.tokens.size(0), .rows = &batch.adapters}};
+  at::Tensor x = Embed(batch.tokens);
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    const int64_t index = static_cast<int64_t>(layer);
+    x = layers_[layer].Decode(x, batch.positions, batch.rows, kv.LayerKeys(index),
+                              kv.LayerValues(index), adapters);
+  }
+  return final_norm_.Forward(x);
 }
 
 at::Tensor Llama::Logits(const at::Tensor& hidden) const {

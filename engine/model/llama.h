@@ -27,6 +27,7 @@ class Llama final : public CausalLm {
                      const KvPool& kv) const override;
   void MoveLowerToFront(int64_t row, int64_t from, int64_t count, int32_t layers,
                         const KvPool& kv) const override;
+  at::Tensor Decode(const DecodeBatch& batch, const KvPool& kv) const override;
   at::Tensor Logits(const at::Tensor& hidden) const override;
   at::Tensor LogitsBackward(const at::Tensor& dlogits) const override;
   at::Tensor TrainForward(const TrainingBatch& batch, TrainingTrace* trace) const override;

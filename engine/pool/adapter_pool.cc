@@ -19,8 +19,7 @@ void ZeroSpans(const std::vector<Span>& spans, const at::Tensor& row) {
 AdapterPool::AdapterPool(const SlotLayout& layout, const Numerics& numerics, int32_t rows)
     : layout_(layout),
       active_(static_cast<size_t>(rows), 0),
-      serving_{at::zeros({rows, layout.adapter_elements()}, numerics.WeightOptions()),
-               at::zeros({rows, layout.adapter_elements()}, numerics.WeightOptions())},
+      serving_(at::zeros({2, rows, layout.adapter_elements()}, numerics.WeightOptions())),
       master_(
           at::zeros({rows, layout.adapter_elements()}, numerics.WeightOptions().dtype(at::kFloat))),
       moment1_(at::zeros_like(master_)),
@@ -48,17 +47,15 @@ void AdapterPool::Initialize(int64_t row, const AdapterSpec& spec) {
 }
 
 AdapterState AdapterPool::State(int64_t row) const {
-  const at::Tensor& shadow = serving_[active_[static_cast<size_t>(row)] ^ 1];
-  return {active(row)[row], shadow[row],   master_[row],
-          moment1_[row],    moment2_[row], checkpoint_[row]};
+  return {Active(row), Shadow(row), master_[row], moment1_[row], moment2_[row], checkpoint_[row]};
 }
 
 AdapterView AdapterPool::Serving(int64_t row, const AdapterSpec& spec) const {
-  return {&layout_, spec, active(row)[row]};
+  return {&layout_, spec, Active(row)};
 }
 
 void AdapterPool::Publish(int64_t row, const AdapterSpec& spec) {
-  CopySpans(layout_.ActiveSpans(spec), master_[row], active(row)[row]);
+  CopySpans(layout_.ActiveSpans(spec), master_[row], Active(row));
 }
 
 void AdapterPool::SaveCheckpoint(int64_t row, const AdapterSpec& spec) {

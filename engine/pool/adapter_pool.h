@@ -3,10 +3,10 @@
 // Adapters and optimizer state of every row, allocated once: two copies of the serving weights (the
 // active one, which steps read, and its shadow, which an update writes), fp32 masters, both Adam
 // moments, and one fp32 copy to roll back to. Each is one [rows, elements] tensor whose rows follow
-// the SlotLayout. Owned by the engine loop; an update owns all of a row but its active copy until
+// the SlotLayout, but both serving copies share one: an active copy is a row of it, whichever of
+// the two it is. Owned by the engine loop; an update owns all of a row but its active copy until
 // its result is back.
 
-#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -57,14 +57,15 @@ class AdapterPool {
   const SlotLayout& layout() const { return layout_; }
 
  private:
-  const at::Tensor& active(int64_t row) const {
-    return serving_[active_[static_cast<size_t>(row)]];
+  at::Tensor Active(int64_t row) const { return serving_[active_[static_cast<size_t>(row)]][row]; }
+  at::Tensor Shadow(int64_t row) const {
+    return serving_[active_[static_cast<size_t>(row)] ^ 1][row];
   }
 
   const SlotLayout& layout_;  // outlives the pool
   // Which of the two copies each row serves from.
   std::vector<uint8_t> active_;
-  std::array<at::Tensor, 2> serving_;
+  at::Tensor serving_;  // [2, rows, elements]
   at::Tensor master_;
   at::Tensor moment1_;
   at::Tensor moment2_;

@@ -30,6 +30,9 @@ class KvPool {
   // Positions [begin, end) of one row's lowest `layers` layers, inputs included, to the same place
   // of another row. REQUIRES: keeps_inputs().
   void CopyLower(int64_t from, int64_t to, int64_t begin, int64_t end, int32_t layers);
+  // One layer of all rows: [rows + 1, kv_heads, window_tokens, head_dim].
+  at::Tensor LayerKeys(int64_t layer) const { return keys_.select(1, layer); }
+  at::Tensor LayerValues(int64_t layer) const { return values_.select(1, layer); }
 
   // Zeroes the first `tokens` positions of a row: all that was ever written.
   void Zero(int64_t row, int64_t tokens);

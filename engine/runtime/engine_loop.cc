@@ -7,6 +7,7 @@
 #include <ATen/Parallel.h>
 
 #include "absl/strings/str_cat.h"
+#include "engine/device/stream.h"
 #include "engine/device/torch_guard.h"
 
 namespace mayfly {
@@ -96,6 +97,7 @@ void EngineLoop::Close(RowHandle row) { mailbox_.PostUnbounded(CloseMessage{row,
 
 void EngineLoop::LoopMain() {
   const c10::InferenceMode no_autograd;
+  const StreamScope stream(parts_.numerics.device, StreamPriority::kDecode);
   UpdateRowMetrics();
   bool busy = false;
   while (true) {
@@ -260,18 +262,19 @@ void EngineLoop::LandUpdate(Sequence& sequence) {
   UpdateResult result = std::move(landed->second);
   landed_updates_.erase(landed);
   sequence.optimizer_steps = result.steps;
-  if (!sequence.closing && result.done.outcome == UpdateOutcome::kApplied) {
-    const absl::Status status = RunGuarded("publishing the adapter", [&] {
-      result.written.MakeCurrentStreamWait();
-      parts_.adapters->Flip(sequence.handle.row);
-      TakeServingView(sequence);
-    });
-    if (status.ok()) {
-      ++sequence.version;
-    } else {
-      result.done.outcome = UpdateOutcome::kFailed;
-      result.done.reason = std::string(status.message());
-    }
+  const bool publish = !sequence.closing && result.done.outcome == UpdateOutcome::kApplied;
+  const absl::Status status = RunGuarded("publishing the adapter", [&] {
+    // Also before the row is zeroed, or its masters are changed by other work.
+    result.written.MakeCurrentStreamWait();
+    if (!publish) return;
+    parts_.adapters->Flip(sequence.handle.row);
+    TakeServingView(sequence);
+  });
+  if (publish && status.ok()) {
+    ++sequence.version;
+  } else if (publish) {
+    result.done.outcome = UpdateOutcome::kFailed;
+    result.done.reason = std::string(status.message());
   }
   EndUpdate(sequence, std::move(result.done));
 }

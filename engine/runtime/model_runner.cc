@@ -46,9 +46,33 @@ void FillLogits(const CausalLm& model, const at::Tensor& hidden,
   }
 }
 
+// The step as one token a row; empty if it is not that, or if inputs are to be kept on the way.
+std::vector<DecodeToken> DecodeTokens(const std::vector<RunSlice>& slices) {
+  std::vector<DecodeToken> tokens;
+  for (const RunSlice& slice : slices) {
+    if (slice.tokens.size() != 1 || !slice.want_logits || !slice.targets.empty()) return {};
+    if (slice.first_layer > 0) return {};
+    tokens.push_back({slice.tokens[0], slice.row, slice.row_begin, slice.adapter});
+  }
+  return tokens;
+}
+
+std::vector<RunOutput> Outputs(const DecodeOutput& step) {
+  std::vector<RunOutput> outputs(static_cast<size_t>(step.logits.size(0)));
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    outputs[i].logits = step.logits[static_cast<int64_t>(i)];
+    outputs[i].log_sum_exp = step.log_sum_exp.const_data_ptr<float>()[i];
+  }
+  return outputs;
+}
+
 }  // namespace
 
 std::vector<RunOutput> ModelRunner::Run(const std::vector<RunSlice>& slices) const {
+  if (model_->numerics().ops != nullptr && !separate_) {
+    const std::vector<DecodeToken> decode = DecodeTokens(slices);
+    if (DecodeRunner::Takes(decode)) return Outputs(decode_->Run(decode));
+  }
   std::vector<RunOutput> outputs(slices.size());
   for (const std::vector<size_t>& pass : Passes(slices)) RunTogether(slices, pass, &outputs);
   return outputs;

@@ -5,6 +5,7 @@
 // the engine loop; its thread.
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -12,6 +13,7 @@
 
 #include "engine/model/causal_lm.h"
 #include "engine/pool/kv_pool.h"
+#include "engine/runtime/decode_runner.h"
 #include "engine/types.h"
 
 namespace mayfly {
@@ -45,9 +47,12 @@ class ModelRunner {
   // `separate`: a slice of several tokens gets a pass of its own, and single tokens run together in
   // products whose rows do not depend on how many they are (cpu::Kernels::linear).
   ModelRunner(const CausalLm* model, const KvPool* kv, bool separate = false)
-      : model_(model), kv_(kv), separate_(separate) {}
+      : model_(model),
+        kv_(kv),
+        separate_(separate),
+        decode_(std::make_unique<DecodeRunner>(model, kv)) {}
 
-  // One output a slice. Throws what libtorch throws.
+  // One output a slice; logits are valid until the next call. Throws what libtorch throws.
   std::vector<RunOutput> Run(const std::vector<RunSlice>& slices) const;
 
  private:
@@ -59,6 +64,7 @@ class ModelRunner {
   const CausalLm* const model_;
   const KvPool* const kv_;
   const bool separate_;
+  const std::unique_ptr<DecodeRunner> decode_;
 };
 
 }  // namespace mayfly

@@ -196,6 +196,10 @@ void Trainer::Train(std::vector<UpdateJob> group) {
   for (const UpdateJob& job : left) {
     if (!lessons.empty() && lessons[0].kept) scratch_->GiveBack(lessons[0].spans, job.state);
     UpdateResult failed{job.row, job.id, {}, job.steps, {}};
+    // A device that has failed has nothing left to wait for.
+    RunGuarded("ending an update", [&] {
+      failed.written = Event::OfCurrentStream(numerics_.device);
+    }).IgnoreError();
     failed.done.outcome = UpdateOutcome::kFailed;
     failed.done.reason = std::string(status.message());
     deliver_(std::move(failed));
@@ -323,12 +327,11 @@ void Trainer::Finish(Lesson& lesson, bool cancelled) {
                 : JudgeUpdate(done.losses, done.gradient_norms, lesson.job.work.gate);
   done.outcome = verdict.outcome;
   done.reason = verdict.reason;
-  if (done.outcome == UpdateOutcome::kApplied) {
-    lesson.result.written = Event::OfCurrentStream(numerics_.device);
-  } else {
+  if (done.outcome != UpdateOutcome::kApplied) {
     if (lesson.job.MayBeUndone()) scratch_->GiveBack(lesson.spans, lesson.job.state);
     lesson.result.steps = lesson.job.steps;
   }
+  lesson.result.written = Event::OfCurrentStream(numerics_.device);
   Deliver(lesson);
 }
 

@@ -63,7 +63,7 @@ struct UpdateResult {
   UpdateDone done;
   // Optimizer steps taken, this update's included if it was kept.
   int64_t steps = 0;
-  // The shadow is written.
+  // Whatever came of it: all that it has written to the row is there.
   Event written;
 };
 

@@ -2,10 +2,14 @@
 // are on. The peers of tests/bench/peers do the same work on the same shapes. run.py starts one
 // process for each benchmark, so that its peak memory is its own.
 
+#include <cstdio>
+#include <string>
+
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
 #include "benchmark/benchmark.h"
+#include "engine/device/open_device.h"
 #include "engine/runtime/model_runner.h"
 #include "engine/runtime/sampler.h"
 #include "tests/bench/report.h"
@@ -14,6 +18,12 @@
 
 namespace mayfly {
 namespace {
+
+// --cuda as the first argument: on a GPU, with the library of engine/device/cuda if it is there.
+Numerics& BenchNumerics() {
+  static Numerics numerics = NumericsFor(at::kCPU, DType::kBFloat16);
+  return numerics;
+}
 
 constexpr char kModel[] = "models/smollm2-135m-instruct";
 constexpr int32_t kWindow = 2048;
@@ -30,7 +40,7 @@ std::vector<TokenId> Tokens(size_t count) {
 class Bench {
  public:
   explicit Bench(int32_t rank, int32_t rows = 1)
-      : tiny_(LoadTinyModel(kModel, DType::kBFloat16, kWindow, rank, rows)),
+      : tiny_(LoadTinyModel(kModel, BenchNumerics(), kWindow, rank, rows)),
         runner_(tiny_.model.get(), tiny_.kv.get()),
         tokens_(Tokens(kWindow)) {
     at::set_num_threads(kBenchThreads);
@@ -154,4 +164,15 @@ BENCHMARK(Update)
 }  // namespace
 }  // namespace mayfly
 
-BENCHMARK_MAIN();
+int main(int argc, char** argv) {
+  if (argc > 1 && std::string(argv[1]) == "--cuda") {
+    const mayfly::OpenedDevice opened = mayfly::OpenDevice("cuda").value();
+    if (!opened.note.empty()) std::fprintf(stderr, "%s\n", opened.note.c_str());
+    mayfly::BenchNumerics() = mayfly::NumericsFor(opened.device, mayfly::DType::kBFloat16);
+    mayfly::BenchNumerics().ops = opened.ops;
+    --argc;
+    for (int i = 1; i <= argc; ++i) argv[i] = argv[i + 1];
+  }
+  benchmark::Initialize(&argc, argv);
+  benchmark::RunSpecifiedBenchmarks();
+}

@@ -33,6 +33,9 @@ class HookedModel final : public CausalLm {
                         const KvPool& kv) const override {
     model_->MoveLowerToFront(row, from, count, layers, kv);
   }
+  at::Tensor Decode(const DecodeBatch& batch, const KvPool& kv) const override {
+    return model_->Decode(batch, kv);
+  }
   at::Tensor Logits(const at::Tensor& hidden) const override { return model_->Logits(hidden); }
   at::Tensor LogitsBackward(const at::Tensor& dlogits) const override {
     return model_->LogitsBackward(dlogits);

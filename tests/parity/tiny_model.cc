@@ -9,9 +9,15 @@ namespace mayfly {
 
 TinyModel LoadTinyModel(const std::string& dir, DType dtype, int32_t window_tokens,
                         int32_t max_rank, int32_t rows, bool keep_lower_layers) {
+  return LoadTinyModel(dir, NumericsFor(at::kCPU, dtype), window_tokens, max_rank, rows,
+                       keep_lower_layers);
+}
+
+TinyModel LoadTinyModel(const std::string& dir, const Numerics& numerics, int32_t window_tokens,
+                        int32_t max_rank, int32_t rows, bool keep_lower_layers) {
   TinyModel tiny;
   const ModelConfig config = LoadModelConfig(dir).value();
-  tiny.numerics = NumericsFor(at::kCPU, dtype);
+  tiny.numerics = numerics;
   tiny.layout = std::make_unique<SlotLayout>(
       config, max_rank, window_tokens, static_cast<int>(at::elementSize(tiny.numerics.weights)),
       keep_lower_layers);

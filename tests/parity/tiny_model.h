@@ -19,7 +19,7 @@ namespace mayfly {
 // Where tests/parity/data lies; tests run in the root of the tree.
 inline constexpr char kParityData[] = "tests/parity/data/";
 
-// A model with its rows, ready to run on the CPU.
+// A model with its rows, ready to run; on the CPU unless a test says otherwise.
 struct TinyModel {
   Numerics numerics;
   std::unique_ptr<SlotLayout> layout;
@@ -29,6 +29,9 @@ struct TinyModel {
 };
 
 TinyModel LoadTinyModel(const std::string& dir, DType dtype, int32_t window_tokens,
+                        int32_t max_rank, int32_t rows = 2, bool keep_lower_layers = false);
+// The same on another device, or without a device's own kernels.
+TinyModel LoadTinyModel(const std::string& dir, const Numerics& numerics, int32_t window_tokens,
                         int32_t max_rank, int32_t rows = 2, bool keep_lower_layers = false);
 
 // A file of reference tensors or of reference numbers.

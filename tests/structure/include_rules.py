@@ -10,6 +10,7 @@ from pathlib import Path
 
 STOREYS = ("engine", "session", "server", "client")
 LIBTORCH = ("ATen/", "torch/", "c10/")
+CUDA = ("ATen/cuda/", "c10/cuda/", "cuda")
 WIRE = ("grpc/", "grpcpp/", "google/", "mayfly/v1/")
 ENGINE_API = ("engine/engine.h", "engine/types.h", "engine/options.h", "engine/metrics.h")
 
@@ -17,7 +18,8 @@ ENGINE_API = ("engine/engine.h", "engine/types.h", "engine/options.h", "engine/m
 RULES = {
     "engine/base/": (("engine/", "session/", "server/", "client/", "tests/", *LIBTORCH, *WIRE), ("engine/base/",)),
     "engine/text/": (("session/", "server/", "client/", "tests/", *LIBTORCH, *WIRE), ()),
-    "engine/": (("session/", "server/", "client/", "tests/", *WIRE), ()),
+    "engine/": (("session/", "server/", "client/", "tests/", *WIRE, *CUDA), ()),
+    "engine/device/cuda/": (("session/", "server/", "client/", "tests/", *WIRE), ()),
     "session/": (("engine/", "server/", "client/", "tests/", *LIBTORCH, *WIRE), ("engine/base/", *ENGINE_API)),
     "server/": (("engine/", "client/", "tests/", *LIBTORCH), ("engine/base/", *ENGINE_API)),
     "server/main.cc": (("client/", "tests/", *LIBTORCH), ()),
@@ -44,7 +46,7 @@ def include_breaches(path, text):
 def file_breaches(root, path, text):
     if path.endswith(".h") and not re.search(r"^#pragma once$", text, re.MULTILINE):
         yield f"{path}: has no #pragma once"
-    if path.endswith(".cc") and not is_listed(root, path):
+    if path.endswith((".cc", ".cu")) and not is_listed(root, path):
         yield f"{path}: no CMakeLists.txt names it"
 
 
@@ -61,7 +63,7 @@ def is_listed(root, path):
 def breaches(root):
     for storey in (*STOREYS, "tests"):
         for file in sorted((root / storey).rglob("*")):
-            if file.suffix in (".h", ".cc"):
+            if file.suffix in (".h", ".cc", ".cu"):
                 path, text = file.relative_to(root).as_posix(), file.read_text()
                 yield from include_breaches(path, text)
                 yield from file_breaches(root, path, text)

@@ -29,6 +29,8 @@ class StructureTest(unittest.TestCase):
             ("engine/model/llama.h", "session/types.h"),
             ("engine/text/tokenizer.h", "ATen/ATen.h"),
             ("engine/types.h", "ATen/ATen.h"),
+            ("engine/device/stream.h", "c10/cuda/CUDAStream.h"),
+            ("engine/train/loss.h", "cuda_runtime_api.h"),
             ("session/session.h", "grpcpp/server.h"),
             ("session/session.h", "engine/runtime/engine_loop.h"),
             ("server/server.h", "engine/create_engine.h"),
@@ -44,6 +46,7 @@ class StructureTest(unittest.TestCase):
             ("session/session.h", "engine/engine.h"),
             ("server/server.h", "grpcpp/server.h"),
             ("engine/model/llama.h", "ATen/ATen.h"),
+            ("engine/device/cuda/ops.h", "c10/cuda/CUDAStream.h"),
         ]:
             with self.subTest(path=path, included=included):
                 self.assertEqual(breaches_of(path, f'#pragma once\n#include "{included}"\n'), [])

@@ -6,10 +6,13 @@
 #include <ATen/ATen.h>
 
 #include "absl/strings/string_view.h"
+#include "engine/device/device_ops.h"
 
 namespace mayfly {
 
 at::Device TestDevice();
+// Null: plain ATen does the work, as it does on every CPU.
+const DeviceOps* TestDeviceOps();
 // Why no test of this device can run here; empty where they can.
 absl::string_view MissingTestDevice();
 

@@ -3,6 +3,7 @@
 namespace mayfly {
 
 at::Device TestDevice() { return at::kCPU; }
+const DeviceOps* TestDeviceOps() { return nullptr; }
 absl::string_view MissingTestDevice() { return ""; }
 
 }  // namespace mayfly

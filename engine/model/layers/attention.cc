@@ -268,6 +268,22 @@ void CausalAttention(const Numerics& numerics, const std::vector<AttentionInput>
   if (numerics.kernels != nullptr) AttendTokens(*numerics.kernels, single, single_outs);
 }
 
+at::Tensor DecodeAttention(const at::Tensor& q, const at::Tensor& rows, const at::Tensor& positions,
+                           const at::Tensor& keys, const at::Tensor& values) {
+  const int64_t n = q.size(0), kv_heads = keys.size(1), window = keys.size(2);
+  const at::Tensor k = InTypeOf(q, keys.index_select(0, rows));
+  const at::Tensor v = InTypeOf(q, values.index_select(0, rows));
+  const at::Tensor unseen =
+      at::arange(window, positions.options()).unsqueeze(0).gt(positions.unsqueeze(1));
+  const at::Tensor grouped = q.reshape({n, kv_heads, q.size(1) / kv_heads, q.size(2)});
+  const at::Tensor scores =
+      at::matmul(grouped, k.transpose(2, 3))
+          .to(at::kFloat)
+          .mul_(Scale(q))
+          .masked_fill_(unseen.view({n, 1, 1, window}), -std::numeric_limits<float>::infinity());
+  return at::matmul(scores.softmax(-1).to(q.scalar_type()), v).reshape({n, -1});
+}
+
 at::Tensor CausalAttentionForTraining(const Numerics& numerics, const AttentionInput& input,
                                       const at::Tensor& out) {
   if (numerics.kernels != nullptr) return AttendBlocks(*numerics.kernels, input, out);

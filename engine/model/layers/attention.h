@@ -23,8 +23,15 @@ struct AttentionInput {
 void CausalAttention(const Numerics& numerics, const std::vector<AttentionInput>& inputs,
                      const std::vector<at::Tensor>& outs);
 
-// The same for one row, returning what the gradient needs beside the result: the log-sum-exp of the
-// scores, [heads, tokens] fp32.
+// One token of each of some rows. q: [n, heads, head_dim]; keys, values: [rows, kv_heads, window,
+// head_dim], weights' type, of which token i attends to the first positions[i] + 1 of rows[i];
+// rows, positions: [n] int64 -> [n, heads * head_dim], in q's type. Reads whole windows, so that
+// no shape depends on a position.
+at::Tensor DecodeAttention(const at::Tensor& q, const at::Tensor& rows, const at::Tensor& positions,
+                           const at::Tensor& keys, const at::Tensor& values);
+
+// CausalAttention of one row, returning what the gradient needs beside the result: the log-sum-exp
+// of the scores, [heads, tokens] fp32.
 at::Tensor CausalAttentionForTraining(const Numerics& numerics, const AttentionInput& input,
                                       const at::Tensor& out);
 

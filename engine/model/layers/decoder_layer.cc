@@ -97,9 +97,8 @@ at::Tensor DecoderLayer::Mlp(const at::Tensor& x,
   return AddResidual(x, weights_.down.Forward(SiluMul(numerics_, gate_up), adapters));
 }
 
-at::Tensor DecoderLayer::Forward(const at::Tensor& x, const at::Tensor& positions,
-                                 const std::vector<LayerSegment>& segments,
-                                 const std::vector<AdapterSegment>& adapters) const {
+DecoderLayer::Qkv DecoderLayer::Project(const at::Tensor& x, const at::Tensor& positions,
+                                        const std::vector<AdapterSegment>& adapters) const {
   Qkv qkv = Split(weights_.qkv.Forward(weights_.attention_norm.Forward(x), adapters));
   if (weights_.q_norm) {
     qkv.q = weights_.q_norm->Forward(qkv.q);
@@ -107,6 +106,26 @@ at::Tensor DecoderLayer::Forward(const at::Tensor& x, const at::Tensor& position
   }
   rotary_->Rotate(qkv.q, positions);
   rotary_->Rotate(qkv.k, positions);
+  return qkv;
+}
+
+at::Tensor DecoderLayer::Decode(const at::Tensor& x, const at::Tensor& positions,
+                                const at::Tensor& rows, const at::Tensor& keys,
+                                const at::Tensor& values,
+                                const std::vector<AdapterSegment>& adapters) const {
+  const Qkv qkv = Project(x, positions, adapters);
+  // Indexed so, a place is [tokens, kv_heads, head_dim], as the projections are.
+  const c10::List<std::optional<at::Tensor>> places({rows, std::nullopt, positions});
+  keys.index_put_(places, qkv.k.to(keys.scalar_type()));
+  values.index_put_(places, qkv.v.to(values.scalar_type()));
+  const at::Tensor attended = DecodeAttention(qkv.q, rows, positions, keys, values);
+  return Mlp(AddResidual(x, weights_.o.Forward(attended, adapters)), adapters);
+}
+
+at::Tensor DecoderLayer::Forward(const at::Tensor& x, const at::Tensor& positions,
+                                 const std::vector<LayerSegment>& segments,
+                                 const std::vector<AdapterSegment>& adapters) const {
+  const Qkv qkv = Project(x, positions, adapters);
   at::Tensor attended = at::empty({x.size(0), heads_ * head_dim_}, numerics_.MatrixOptions());
   std::vector<AttentionInput> inputs;
   std::vector<at::Tensor> outs;

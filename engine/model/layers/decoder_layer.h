@@ -82,6 +82,12 @@ class DecoderLayer {
                      const std::vector<LayerSegment>& segments,
                      const std::vector<AdapterSegment>& adapters) const;
 
+  // The same for one token each of some rows, whatever their lengths. keys, values: this layer of
+  // all rows, [rows, kv_heads, window, head_dim]; rows: [tokens] int64.
+  at::Tensor Decode(const at::Tensor& x, const at::Tensor& positions, const at::Tensor& rows,
+                    const at::Tensor& keys, const at::Tensor& values,
+                    const std::vector<AdapterSegment>& adapters) const;
+
   // The same for training, one prefix a segment.
   at::Tensor TrainForward(const at::Tensor& x, const TrainingContext& context,
                           const std::vector<LayerPrefix>& prefixes, LayerTrace* trace) const;
@@ -102,6 +108,9 @@ class DecoderLayer {
     at::Tensor v;
   };
   Qkv Split(const at::Tensor& qkv) const;
+  // Queries, keys and values of a serving pass, normed and rotated.
+  Qkv Project(const at::Tensor& x, const at::Tensor& positions,
+              const std::vector<AdapterSegment>& adapters) const;
   void StoreKeys(const Qkv& qkv, const LayerSegment& segment) const;
   at::Tensor AddResidual(const at::Tensor& x, const at::Tensor& y) const;
   at::Tensor Mlp(const at::Tensor& x, const std::vector<AdapterSegment>& adapters) const;

@@ -5,6 +5,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
 
+#include "engine/device/adapter_rows.h"
 #include "engine/model/layers/cpu_ops.h"
 
 namespace mayfly {
@@ -25,6 +26,8 @@ LoraLinear::LoraLinear(const Numerics& numerics, int32_t layer, Linear base,
   for (const Module module : modules) {
     const int64_t width = layout.shape(module).out;
     outputs_.push_back({module, begin, width});
+    const AdapterPair& pair = layout.pair(layer, module);
+    places_.push_back({pair.a.offset, pair.b.offset, begin, width});
     begin += width;
   }
 }
@@ -39,7 +42,9 @@ at::Tensor LoraLinear::Forward(const at::Tensor& x,
                                const std::vector<AdapterSegment>& segments) const {
   at::Tensor y = base_.Forward(x);
   std::vector<const AdapterSegment*> few_rows;
+  const AdapterRows* rows = nullptr;
   for (const AdapterSegment& segment : segments) {
+    if (segment.rows != nullptr) rows = segment.rows;
     if (segment.adapter == nullptr) continue;
     if (numerics_.kernels != nullptr && segment.tokens <= kFewRows && !segment.dropout.active()) {
       few_rows.push_back(&segment);
@@ -47,6 +52,7 @@ at::Tensor LoraLinear::Forward(const at::Tensor& x,
       AddAdapter(x, segment, y);
     }
   }
+  if (rows != nullptr) AddAdapterRows(numerics_.ops, x, *rows, places_, y);
   const int64_t modules = static_cast<int64_t>(outputs_.size());
   at::parallel_for(0, static_cast<int64_t>(few_rows.size()) * modules, 1,
                    [&](int64_t begin, int64_t end) {

@@ -12,6 +12,7 @@
 
 #include <ATen/ATen.h>
 
+#include "engine/device/device_ops.h"
 #include "engine/device/numerics.h"
 #include "engine/model/layers/linear.h"
 #include "engine/options.h"
@@ -66,6 +67,9 @@ struct AdapterSegment {
   // dropout.
   AdapterView* gradients = nullptr;
   LoraDropout dropout = {};
+  // In place of `adapter`, in a serving pass: the adapters of several such segments together, over
+  // the whole batch.
+  const AdapterRows* rows = nullptr;
 };
 
 class LoraLinear {
@@ -103,6 +107,7 @@ class LoraLinear {
   int32_t layer_ = 0;
   Linear base_;
   std::vector<Output> outputs_;
+  std::vector<AdapterPlace> places_;  // of the same modules
 };
 
 }  // namespace mayfly

@@ -75,6 +75,16 @@ TEST_P(AdapterPoolTest, AFreshAdapterIsKaimingUniformInAAndZeroInB) {
   EXPECT_TRUE(at::equal(state.serving, state.master.to(state.serving.scalar_type())));
 }
 
+TEST_P(AdapterPoolTest, ActiveCopiesAreRowsOfOneTensorWhicheverTheyAre) {
+  const AdapterSpec spec = MakeSpec(2);
+  const AdapterState before = pool_.State(0);
+  pool_.Flip(0);
+  const at::Tensor flipped = pool_.Serving(0, spec).elements;
+  const at::Tensor other = pool_.Serving(1, spec).elements;
+  EXPECT_EQ(flipped.data_ptr(), before.shadow.data_ptr());
+  EXPECT_TRUE(flipped.is_alias_of(other) && flipped.is_alias_of(before.serving));
+}
+
 TEST_P(AdapterPoolTest, TheSeedDecidesTheAdapterAndTheRowDoesNot) {
   pool_.Initialize(0, MakeSpec(2, 7));
   pool_.Initialize(1, MakeSpec(2, 7));
