@@ -35,5 +35,7 @@ function(mayfly_test name)
     set(arg_TIMEOUT 60)
   endif()
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-  set_tests_properties(${name} PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT})
+  # Spinning threads would starve the tests that run beside this one.
+  set_tests_properties(${name} PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT}
+      ENVIRONMENT GOMP_SPINCOUNT=1000)
 endfunction()

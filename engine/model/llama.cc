@@ -155,8 +155,8 @@ size_t FirstComputed(const TrainingBatch& batch) {
 at::Tensor KeptInputs(const TrainingBatch& batch) {
   std::vector<at::Tensor> inputs;
   for (const TrainingSegment& segment : batch.segments) {
-    inputs.push_back(segment.prefix->Inputs(segment.prefix_row)
-                         .narrow(0, segment.row_begin, segment.tokens));
+    inputs.push_back(
+        segment.prefix->Inputs(segment.prefix_row).narrow(0, segment.row_begin, segment.tokens));
   }
   return at::cat(inputs);
 }
@@ -231,24 +231,22 @@ at::Tensor Llama::Forward(const at::Tensor& tokens, const std::vector<ForwardSeg
   const at::Tensor positions = Positions(segments, numerics_.device);
   std::vector<AdapterSegment> adapters;
   int64_t batch_begin = 0;
+  std::vector<AttentionSegment> places;
   for (const ForwardSegment& segment : segments) {
     adapters.push_back({batch_begin, segment.tokens, segment.adapter});
+    places.push_back({batch_begin, segment.tokens, segment.row, segment.row_begin});
     batch_begin += segment.tokens;
   }
   const bool resumes = segments.front().resumes;
   AdapterRows rows;
   GroupOneTokenSegments(numerics_, batch_begin, &adapters, &rows);
   at::Tensor x = resumes ? KeptInputs(segments, kv) : Embed(tokens);
-  std::vector<LayerSegment> places(segments.size());
   const size_t first = resumes ? static_cast<size_t>(segments.front().first_layer) : 0;
   for (size_t layer = first; layer < layers_.size(); ++layer) {
     if (kv.keeps_inputs()) KeepInputs(x, layer, segments, kv);
-    for (size_t i = 0; i < segments.size(); ++i) {
-      const int64_t index = static_cast<int64_t>(layer);
-      places[i] = {adapters[i].begin, segments[i].tokens, segments[i].row_begin,
-                   kv.Keys(segments[i].row, index), kv.Values(segments[i].row, index)};
-    }
-    x = layers_[layer].Forward(x, positions, places, adapters);
+    const int64_t index = static_cast<int64_t>(layer);
+    x = layers_[layer].Forward(x, positions, places, kv.LayerKeys(index), kv.LayerValues(index),
+                               adapters);
   }
   return final_norm_.Forward(x);
 }

@@ -417,8 +417,9 @@ void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, UpdateWork&
   job.kv = parts_.kv.get();
   job.steps = sequence.optimizer_steps;
   job.row_begin = row_begin;
-  job.inputs_are_kept = LowerLayers(sequence) > 0 &&
-                        window.lower_length >= row_begin + static_cast<int64_t>(tokens_to_learn) - 1;
+  job.inputs_are_kept =
+      LowerLayers(sequence) > 0 &&
+      window.lower_length >= row_begin + static_cast<int64_t>(tokens_to_learn) - 1;
   job.cancelled = sequence.update->cancelled;
   job.queued = queued.submitted;
   job.shadow_is_free = Event::OfCurrentStream(parts_.numerics.device);
@@ -579,7 +580,16 @@ void EngineLoop::RunStep(const StepPlan& plan) {
     return;
   }
   ObserveStep(plan, begin);
-  for (size_t i = 0; i < outputs.size(); ++i) Apply(plan.slices[i], outputs[i]);
+  std::vector<GeneratedToken> drawn(outputs.size());
+  at::parallel_for(0, static_cast<int64_t>(outputs.size()), 1, [&](int64_t first, int64_t last) {
+    for (size_t i = static_cast<size_t>(first); i < static_cast<size_t>(last); ++i) {
+      const StepSlice& slice = plan.slices[i];
+      if (slice.decode) drawn[i] = Sample(sequences_.at(slice.row), outputs[i]);
+    }
+  });
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    Apply(plan.slices[i], outputs[i], std::move(drawn[i]));
+  }
 }
 
 void EngineLoop::ObserveStep(const StepPlan& plan, TimePoint begin) {
@@ -634,11 +644,11 @@ RunSlice EngineLoop::FeedSlice(Sequence& sequence, int64_t tokens) {
   return run;
 }
 
-void EngineLoop::Apply(const StepSlice& slice, RunOutput& output) {
+void EngineLoop::Apply(const StepSlice& slice, const RunOutput& output, GeneratedToken drawn) {
   Sequence& sequence = sequences_.at(slice.row);
   if (slice.decode) {
     AddKeys(sequence, slice.tokens);
-    ApplyToken(sequence, output);
+    ApplyToken(sequence, std::move(drawn));
   } else if (sequence.feed) {
     ApplyFeed(sequence, slice.tokens, output);
   } else {
@@ -649,7 +659,8 @@ void EngineLoop::Apply(const StepSlice& slice, RunOutput& output) {
 void EngineLoop::AddKeys(Sequence& sequence, int64_t tokens) {
   Window& window = sequence.window;
   window.kv_length += tokens;
-  if (LowerLayers(sequence) > 0) window.lower_length = std::max(window.lower_length, window.kv_length);
+  if (LowerLayers(sequence) > 0)
+    window.lower_length = std::max(window.lower_length, window.kv_length);
 }
 
 void EngineLoop::ApplyFeed(Sequence& sequence, int64_t tokens, const RunOutput& output) {
@@ -707,8 +718,8 @@ void EngineLoop::AbortFeed(Sequence& sequence, const absl::Status& status) {
 
 // ---- Generation ----------------------------------------------------------------------------
 
-GeneratedToken EngineLoop::Sample(Sequence& sequence, RunOutput& output) {
-  Generation& generation = *sequence.generation;
+GeneratedToken EngineLoop::Sample(const Sequence& sequence, RunOutput& output) {
+  const Generation& generation = *sequence.generation;
   const std::span<float> logits(output.logits.mutable_data_ptr<float>(),
                                 static_cast<size_t>(output.logits.numel()));
   GeneratedToken token;
@@ -728,9 +739,8 @@ GeneratedToken EngineLoop::Sample(Sequence& sequence, RunOutput& output) {
   return token;
 }
 
-void EngineLoop::ApplyToken(Sequence& sequence, RunOutput& output) {
+void EngineLoop::ApplyToken(Sequence& sequence, GeneratedToken token) {
   Generation& generation = *sequence.generation;
-  GeneratedToken token = Sample(sequence, output);
   const TokenId id = token.id;
   sequence.window.tokens.push_back(id);
   generation.Count(id);

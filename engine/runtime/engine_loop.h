@@ -138,10 +138,10 @@ class EngineLoop final : public Engine {
   void RunStep(const StepPlan& plan);
   RunSlice MakeSlice(const StepSlice& slice);
   RunSlice FeedSlice(Sequence& sequence, int64_t tokens);
-  void Apply(const StepSlice& slice, RunOutput& output);
+  void Apply(const StepSlice& slice, const RunOutput& output, GeneratedToken drawn);
   void AddKeys(Sequence& sequence, int64_t tokens);
   void ApplyFeed(Sequence& sequence, int64_t tokens, const RunOutput& output);
-  void ApplyToken(Sequence& sequence, RunOutput& output);
+  void ApplyToken(Sequence& sequence, GeneratedToken token);
   void ObserveStep(const StepPlan& plan, TimePoint begin);
   void FailStep(const StepPlan& plan, const absl::Status& status);
   void FailEngine(const absl::Status& status);
@@ -158,7 +158,8 @@ class EngineLoop final : public Engine {
   void AbortFeed(Sequence& sequence, const absl::Status& status);
 
   // Generations.
-  GeneratedToken Sample(Sequence& sequence, RunOutput& output);
+  // Changes the logits. Any thread, while the sequence rests.
+  static GeneratedToken Sample(const Sequence& sequence, RunOutput& output);
   void PauseAtHorizon(Sequence& sequence);
   void FinishGeneration(Sequence& sequence, FinishReason reason, bool stop_confirmed = false);
 

@@ -1,8 +1,11 @@
 #include "engine/runtime/sampler.h"
 
 #include <algorithm>
-#include <cmath>
+#include <array>
 #include <numeric>
+#include <utility>
+
+#include "engine/device/cpu/kernels.h"
 
 namespace mayfly {
 namespace {
@@ -29,30 +32,77 @@ void ApplyPenalties(const SamplingOptions& options, const SamplingInput& input) 
   }
 }
 
-struct Candidate {
-  TokenId id;
-  float logit;
-};
-
-bool Better(const Candidate& a, const Candidate& b) {
-  return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
+// Ids by logit, best first; ties go to the lower id.
+auto Better(std::span<const float> logits) {
+  return [logits](TokenId a, TokenId b) {
+    const float x = logits[static_cast<size_t>(a)], y = logits[static_cast<size_t>(b)];
+    return x != y ? x > y : a < b;
+  };
 }
 
-// The tokens that top-k leaves, best first where the next cut needs an order.
-std::vector<Candidate> Candidates(const SamplingOptions& options, std::span<const float> logits) {
-  std::vector<Candidate> candidates;
-  candidates.reserve(logits.size());
-  for (size_t id = 0; id < logits.size(); ++id) {
-    candidates.push_back({static_cast<TokenId>(id), logits[id]});
+// In double, eight sums side by side.
+double Total(std::span<const float> weights) {
+  std::array<double, 8> sums{};
+  const size_t whole = weights.size() / sums.size() * sums.size();
+  for (size_t i = 0; i < whole; i += sums.size()) {
+    for (size_t j = 0; j < sums.size(); ++j) sums[j] += weights[i + j];
   }
-  const size_t k = static_cast<size_t>(options.top_k);
-  if (k > 0 && k < candidates.size()) {
-    std::nth_element(candidates.begin(), candidates.begin() + static_cast<ptrdiff_t>(k),
-                     candidates.end(), Better);
-    candidates.resize(k);
+  return std::accumulate(weights.begin() + static_cast<ptrdiff_t>(whole), weights.end(),
+                         std::accumulate(sums.begin(), sums.end(), 0.0));
+}
+
+void KeepTopK(size_t k, std::span<const float> logits, std::vector<float>& weights) {
+  std::vector<TokenId> ids(logits.size());
+  std::iota(ids.begin(), ids.end(), 0);
+  const auto cut = ids.begin() + static_cast<ptrdiff_t>(k);
+  std::nth_element(ids.begin(), cut, ids.end(), Better(logits));
+  std::for_each(cut, ids.end(), [&](TokenId id) { weights[static_cast<size_t>(id)] = 0; });
+}
+
+// Keeps the smallest set whose share reaches top_p, at least the best token. Tokens of less than
+// (1 - top_p) / vocabulary have less than 1 - top_p together, so they are not in it, and few are
+// left to be sorted.
+void KeepTopP(double top_p, std::span<const float> logits, std::vector<float>& weights) {
+  const double total = Total(weights);
+  const double least = (1 - top_p) * total / static_cast<double>(weights.size());
+  std::vector<TokenId> ids;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (weights[i] >= std::min(least, 1.0)) ids.push_back(static_cast<TokenId>(i));
   }
-  if (options.top_p < 1.0) std::sort(candidates.begin(), candidates.end(), Better);
-  return candidates;
+  std::sort(ids.begin(), ids.end(), Better(logits));
+  std::vector<float> kept(weights.size(), 0.0f);
+  double sum = 0;
+  for (size_t i = 0; i < ids.size() && (i == 0 || sum < top_p * total); ++i) {
+    const size_t id = static_cast<size_t>(ids[i]);
+    kept[id] = weights[id];
+    sum += weights[id];
+  }
+  weights = std::move(kept);
+}
+
+// The token at which the running sum of weights passes `share` of their total.
+TokenId Draw(double share, std::span<const float> weights) {
+  constexpr size_t kBlock = 1024;
+  double left = share * Total(weights);
+  size_t drawn = 0;
+  for (size_t begin = 0; begin < weights.size(); begin += kBlock) {
+    const auto block = weights.subspan(begin, std::min(kBlock, weights.size() - begin));
+    const double sum = Total(block);
+    if (sum == 0) continue;
+    if (left >= sum) {
+      left -= sum;
+      drawn = begin + block.size() - 1;  // should rounding leave a rest beyond the last block
+      while (weights[drawn] == 0) --drawn;
+      continue;
+    }
+    for (size_t i = 0; i < block.size() && left >= 0; ++i) {
+      if (block[i] == 0) continue;
+      left -= block[i];
+      drawn = begin + i;
+    }
+    return static_cast<TokenId>(drawn);
+  }
+  return static_cast<TokenId>(drawn);
 }
 
 }  // namespace
@@ -64,49 +114,29 @@ double UniformAt(uint64_t seed, uint64_t position) {
 
 TokenId SampleToken(const SamplingOptions& options, const SamplingInput& input) {
   ApplyPenalties(options, input);
-  const auto best = std::max_element(input.logits.begin(), input.logits.end());
-  if (options.temperature == 0) return static_cast<TokenId>(best - input.logits.begin());
-
-  const std::vector<Candidate> candidates = Candidates(options, input.logits);
+  const std::span<const float> logits = input.logits;
+  if (options.temperature == 0) {
+    return static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+  }
   // Probabilities in units of the best token's.
-  std::vector<double> weights(candidates.size());
-  double total = 0;
-  for (size_t i = 0; i < candidates.size(); ++i) {
-    weights[i] = std::exp((candidates[i].logit - *best) / options.temperature);
-    total += weights[i];
+  std::vector<float> weights(logits.size());
+  cpu::BestKernels().softmax_weights(logits.data(), static_cast<int64_t>(logits.size()),
+                                     static_cast<float>(1 / options.temperature), weights.data());
+  const size_t k = static_cast<size_t>(options.top_k);
+  if (k > 0 && k < logits.size()) KeepTopK(k, logits, weights);
+  if (options.top_p < 1.0) KeepTopP(options.top_p, logits, weights);
+  if (options.min_p > 0) {
+    for (float& weight : weights) weight = weight < options.min_p ? 0 : weight;
   }
-  if (options.top_p < 1.0) {
-    // The smallest set whose share reaches top_p: at least the best token.
-    const double wanted = options.top_p * total;
-    total = 0;
-    size_t kept = 0;
-    while (kept < weights.size() && (kept == 0 || total < wanted)) total += weights[kept++];
-    weights.resize(kept);
-  }
-  for (double& weight : weights) {
-    if (weight >= options.min_p) continue;
-    total -= weight;
-    weight = 0;
-  }
-  double left = UniformAt(options.seed, input.position) * total;
-  TokenId drawn = 0;
-  for (size_t i = 0; i < weights.size() && left >= 0; ++i) {
-    if (weights[i] == 0) continue;
-    left -= weights[i];
-    drawn = candidates[i].id;
-  }
-  return drawn;
+  return Draw(UniformAt(options.seed, input.position), weights);
 }
 
 std::vector<TokenId> TopTokens(std::span<const float> logits, int32_t count) {
+  if (count == 0) return {};
   std::vector<TokenId> ids(logits.size());
   std::iota(ids.begin(), ids.end(), 0);
   const auto end = ids.begin() + std::min<ptrdiff_t>(count, static_cast<ptrdiff_t>(ids.size()));
-  std::partial_sort(ids.begin(), end, ids.end(), [&](TokenId a, TokenId b) {
-    const float x = logits[static_cast<size_t>(a)];
-    const float y = logits[static_cast<size_t>(b)];
-    return x != y ? x > y : a < b;
-  });
+  std::partial_sort(ids.begin(), end, ids.end(), Better(logits));
   ids.erase(end, ids.end());
   return ids;
 }

@@ -53,8 +53,8 @@ void SetFromActivations(const CausalLm& model, const TrainingTrace& trace, size_
           const auto adapts = [&](Module module) { return adapter.Adapts(layer, module); };
           if (std::none_of(modules.begin(), modules.end(), adapts)) return;
           const uint64_t seed = adapter.spec.seed * kModules + static_cast<uint64_t>(modules[0]);
-          const at::Tensor a = TopDirections(input.narrow(0, place.begin, place.tokens),
-                                             adapter.spec.rank, seed);
+          const at::Tensor a =
+              TopDirections(input.narrow(0, place.begin, place.tokens), adapter.spec.rank, seed);
           for (const Module module : modules) {
             if (adapts(module)) adapter.A(layer, module).copy_(a);
           }

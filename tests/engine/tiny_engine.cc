@@ -13,9 +13,8 @@ namespace mayfly {
 TinyEngine::TinyEngine(const TinyEngineOptions& options) {
   const std::string dir =
       options.model.starts_with('/') ? options.model : kParityData + options.model;
-  TinyModel tiny =
-      LoadTinyModel(dir, options.dtype, options.window_tokens, options.max_rank, options.rows,
-                    options.keep_lower_layers);
+  TinyModel tiny = LoadTinyModel(dir, options.dtype, options.window_tokens, options.max_rank,
+                                 options.rows, options.keep_lower_layers);
   auto model = std::make_unique<HookedModel>(std::move(tiny.model));
   model_ = model.get();
   kv_ = tiny.kv.get();

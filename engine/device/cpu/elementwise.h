@@ -154,13 +154,19 @@ void CopyKernel(ConstArray from, int64_t count, Array to) {
   });
 }
 
+template <typename X>
+inline float Greatest(const X* x, int64_t count) {
+  Floats highest = Floats{} - INFINITY;
+  ForLanes(count, [&](auto lanes, int64_t i) { highest = Max(highest, lanes.Get(x + i)); });
+  float best = highest[0];
+  for (int64_t i = 1; i < kLanes; ++i) best = highest[i] > best ? highest[i] : best;
+  return best;
+}
+
 float LogSumExpKernel(ConstArray x, int64_t count) {
   float result = 0;
   WithType(x, [&](const auto* in) {
-    Floats highest = Floats{} - INFINITY;
-    ForLanes(count, [&](auto lanes, int64_t i) { highest = Max(highest, lanes.Get(in + i)); });
-    float best = highest[0];
-    for (int64_t i = 1; i < kLanes; ++i) best = highest[i] > best ? highest[i] : best;
+    const float best = Greatest(in, count);
     Floats sum = {};
     float rest = 0;
     ForLanes(count, [&](auto lanes, int64_t i) {
@@ -174,6 +180,13 @@ float LogSumExpKernel(ConstArray x, int64_t count) {
     result = best + std::log(Sum(sum) + rest);
   });
   return result;
+}
+
+void SoftmaxWeightsKernel(const float* logits, int64_t count, float scale, float* weights) {
+  const float best = Greatest(logits, count);
+  ForLanes(count, [&](auto lanes, int64_t i) {
+    lanes.Put(weights + i, Exp((lanes.Get(logits + i) - best) * scale));
+  });
 }
 
 // d -log p(label) / d logits = softmax(logits) - onehot(label)

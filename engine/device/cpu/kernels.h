@@ -114,6 +114,8 @@ struct Kernels {
 
   // The log of the sum of exp(x), [count].
   float (*log_sum_exp)(ConstArray x, int64_t count);
+  // weights = exp((logits - max(logits)) * scale), [count]: 1 for the greatest.
+  void (*softmax_weights)(const float* logits, int64_t count, float scale, float* weights);
   // The gradient of weight * -log p(label) with respect to the logits x, in their place.
   void (*cross_entropy_backward)(Array x, int64_t count, float log_sum_exp, int64_t label,
                                  float weight);

@@ -33,6 +33,7 @@ const Kernels MAYFLY_KERNELS = {
     .add = AddKernel,
     .copy = CopyKernel,
     .log_sum_exp = LogSumExpKernel,
+    .softmax_weights = SoftmaxWeightsKernel,
     .cross_entropy_backward = CrossEntropyBackwardKernel,
     .attend = AttendKernel,
     .transpose = TransposeKernel,

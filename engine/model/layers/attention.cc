@@ -76,26 +76,28 @@ at::Tensor AttendBlocks(const cpu::Kernels& kernels, const AttentionInput& input
   return log_sum_exp;
 }
 
-// Inputs of one token each, key heads shared among threads.
-void AttendTokens(const cpu::Kernels& kernels, const std::vector<const AttentionInput*>& inputs,
-                  const std::vector<const at::Tensor*>& outs) {
-  if (inputs.empty()) return;
-  const int64_t kv_heads = inputs[0]->k.size(0), head_dim = inputs[0]->k.size(2);
-  const int64_t group = inputs[0]->q.size(1) / kv_heads;
-  const float scale = Scale(inputs[0]->q);
-  at::parallel_for(0, static_cast<int64_t>(inputs.size()) * kv_heads, 1,
-                   [&](int64_t begin, int64_t end) {
-                     std::vector<float> scores;
-                     for (int64_t task = begin; task < end; ++task) {
-                       const size_t i = static_cast<size_t>(task / kv_heads);
-                       const auto& [q, k, v] = *inputs[i];
-                       const int64_t head = task % kv_heads, place = head * group * head_dim;
-                       scores.resize(static_cast<size_t>(group * k.size(1)));
-                       kernels.attend(CpuArray(q, place), group, CpuArray(k, head * k.stride(0)),
-                                      CpuArray(v, head * v.stride(0)), k.size(1), head_dim, scale,
-                                      scores.data(), CpuArray(*outs[i], place));
-                     }
-                   });
+// Segments of one token each, key heads shared among threads. Without views: making those of a few
+// rows takes as long as their attention.
+void AttendTokens(const cpu::Kernels& kernels, const at::Tensor& q, const at::Tensor& keys,
+                  const at::Tensor& values, const std::vector<AttentionSegment>& segments,
+                  const at::Tensor& out) {
+  if (segments.empty()) return;
+  const int64_t kv_heads = keys.size(1), head_dim = keys.size(3), group = q.size(1) / kv_heads;
+  const float scale = Scale(q);
+  at::parallel_for(
+      0, static_cast<int64_t>(segments.size()) * kv_heads, 1, [&](int64_t begin, int64_t end) {
+        std::vector<float> scores;
+        for (int64_t task = begin; task < end; ++task) {
+          const AttentionSegment& segment = segments[static_cast<size_t>(task / kv_heads)];
+          const int64_t head = task % kv_heads, place = head * group * head_dim;
+          const int64_t count = segment.row_begin + 1;
+          const int64_t row = segment.row * keys.stride(0) + head * keys.stride(1);
+          scores.resize(static_cast<size_t>(group * count));
+          kernels.attend(CpuArray(q, segment.batch_begin * q.stride(0) + place), group,
+                         CpuArray(keys, row), CpuArray(values, row), count, head_dim, scale,
+                         scores.data(), CpuArray(out, segment.batch_begin * out.stride(0) + place));
+        }
+      });
 }
 
 void AttendBlocksBackward(const cpu::Kernels& kernels, const AttentionInput& input,
@@ -251,21 +253,27 @@ void AttendPlainBackward(const AttentionInput& input, const AttentionTrace& trac
 
 }  // namespace
 
-void CausalAttention(const Numerics& numerics, const std::vector<AttentionInput>& inputs,
-                     const std::vector<at::Tensor>& outs) {
-  std::vector<const AttentionInput*> single;
-  std::vector<const at::Tensor*> single_outs;
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    if (numerics.kernels == nullptr) {
-      outs[i].copy_(AttendPlain(inputs[i]).out);
-    } else if (inputs[i].q.size(0) == 1) {
-      single.push_back(&inputs[i]);
-      single_outs.push_back(&outs[i]);
+void CausalAttention(const Numerics& numerics, const at::Tensor& q, const at::Tensor& keys,
+                     const at::Tensor& values, const std::vector<AttentionSegment>& segments,
+                     const at::Tensor& out) {
+  std::vector<AttentionSegment> single;
+  for (const AttentionSegment& segment : segments) {
+    if (numerics.kernels != nullptr && segment.tokens == 1) {
+      single.push_back(segment);
+      continue;
+    }
+    const int64_t end = segment.row_begin + segment.tokens;
+    const AttentionInput input{q.narrow(0, segment.batch_begin, segment.tokens),
+                               keys[segment.row].narrow(1, 0, end),
+                               values[segment.row].narrow(1, 0, end)};
+    const at::Tensor part = out.narrow(0, segment.batch_begin, segment.tokens);
+    if (numerics.kernels != nullptr) {
+      AttendBlocks(*numerics.kernels, input, part);
     } else {
-      AttendBlocks(*numerics.kernels, inputs[i], outs[i]);
+      part.copy_(AttendPlain(input).out);
     }
   }
-  if (numerics.kernels != nullptr) AttendTokens(*numerics.kernels, single, single_outs);
+  if (numerics.kernels != nullptr) AttendTokens(*numerics.kernels, q, keys, values, single, out);
 }
 
 at::Tensor DecodeAttention(const at::Tensor& q, const at::Tensor& rows, const at::Tensor& positions,

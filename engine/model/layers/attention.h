@@ -19,9 +19,21 @@ struct AttentionInput {
   at::Tensor v;
 };
 
-// Writes what each input attends to into its `out`: [tokens, heads * head_dim], matrix type, dense.
-void CausalAttention(const Numerics& numerics, const std::vector<AttentionInput>& inputs,
-                     const std::vector<at::Tensor>& outs);
+// One row's part of a batch: tokens [batch_begin, batch_begin + tokens) of the batch are positions
+// [row_begin, ...) of the row.
+struct AttentionSegment {
+  int64_t batch_begin = 0;
+  int64_t tokens = 0;
+  int64_t row = 0;
+  int64_t row_begin = 0;
+};
+
+// Each segment attends to its row, up to each token's own position. q: [tokens, heads, head_dim],
+// matrix type, dense within a token; keys, values: [rows, kv_heads, window, head_dim], weights'
+// type; out: [tokens, heads * head_dim], matrix type, dense.
+void CausalAttention(const Numerics& numerics, const at::Tensor& q, const at::Tensor& keys,
+                     const at::Tensor& values, const std::vector<AttentionSegment>& segments,
+                     const at::Tensor& out);
 
 // One token of each of some rows. q: [n, heads, head_dim]; keys, values: [rows, kv_heads, window,
 // head_dim], weights' type, of which token i attends to the first positions[i] + 1 of rows[i];

@@ -58,24 +58,23 @@ DecoderLayer::Qkv DecoderLayer::Split(const at::Tensor& qkv) const {
   return {part(0, heads_), part(q, kv_heads_), part(q + kv, kv_heads_)};
 }
 
-void DecoderLayer::StoreKeys(const Qkv& qkv, const LayerSegment& segment) const {
-  const auto store = [&](const at::Tensor& from, const at::Tensor& pool) {
-    if (numerics_.kernels == nullptr) {
-      pool.narrow(1, segment.row_begin, segment.tokens)
-          .copy_(from.narrow(0, segment.batch_begin, segment.tokens).transpose(0, 1));
-      return;
+void DecoderLayer::Store(const at::Tensor& from, const AttentionSegment& segment,
+                         const at::Tensor& pool) const {
+  if (numerics_.kernels == nullptr) {
+    pool[segment.row]
+        .narrow(1, segment.row_begin, segment.tokens)
+        .copy_(from.narrow(0, segment.batch_begin, segment.tokens).transpose(0, 1));
+    return;
+  }
+  const int64_t row = segment.row * pool.stride(0);
+  for (int64_t token = 0; token < segment.tokens; ++token) {
+    for (int64_t head = 0; head < kv_heads_; ++head) {
+      numerics_.kernels->copy(
+          CpuArray(from, (segment.batch_begin + token) * from.stride(0) + head * head_dim_),
+          head_dim_,
+          CpuArray(pool, row + head * pool.stride(1) + (segment.row_begin + token) * head_dim_));
     }
-    for (int64_t token = 0; token < segment.tokens; ++token) {
-      for (int64_t head = 0; head < kv_heads_; ++head) {
-        numerics_.kernels->copy(
-            CpuArray(from, (segment.batch_begin + token) * from.stride(0) + head * head_dim_),
-            head_dim_,
-            CpuArray(pool, head * pool.stride(0) + (segment.row_begin + token) * head_dim_));
-      }
-    }
-  };
-  store(qkv.k, segment.keys);
-  store(qkv.v, segment.values);
+  }
 }
 
 at::Tensor DecoderLayer::AddResidual(const at::Tensor& x, const at::Tensor& y) const {
@@ -123,20 +122,16 @@ at::Tensor DecoderLayer::Decode(const at::Tensor& x, const at::Tensor& positions
 }
 
 at::Tensor DecoderLayer::Forward(const at::Tensor& x, const at::Tensor& positions,
-                                 const std::vector<LayerSegment>& segments,
+                                 const std::vector<AttentionSegment>& segments,
+                                 const at::Tensor& keys, const at::Tensor& values,
                                  const std::vector<AdapterSegment>& adapters) const {
   const Qkv qkv = Project(x, positions, adapters);
-  at::Tensor attended = at::empty({x.size(0), heads_ * head_dim_}, numerics_.MatrixOptions());
-  std::vector<AttentionInput> inputs;
-  std::vector<at::Tensor> outs;
-  for (const LayerSegment& segment : segments) {
-    StoreKeys(qkv, segment);
-    const int64_t end = segment.row_begin + segment.tokens;
-    inputs.push_back({qkv.q.narrow(0, segment.batch_begin, segment.tokens),
-                      segment.keys.narrow(1, 0, end), segment.values.narrow(1, 0, end)});
-    outs.push_back(attended.narrow(0, segment.batch_begin, segment.tokens));
+  for (const AttentionSegment& segment : segments) {
+    Store(qkv.k, segment, keys);
+    Store(qkv.v, segment, values);
   }
-  CausalAttention(numerics_, inputs, outs);
+  const at::Tensor attended = at::empty({x.size(0), heads_ * head_dim_}, numerics_.MatrixOptions());
+  CausalAttention(numerics_, qkv.q, keys, values, segments, attended);
   return Mlp(AddResidual(x, weights_.o.Forward(attended, adapters)), adapters);
 }
 

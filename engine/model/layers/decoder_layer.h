@@ -19,17 +19,6 @@
 
 namespace mayfly {
 
-// Where one segment of a batch lies: tokens [batch_begin, batch_begin + tokens) of the batch are
-// positions [row_begin, ...) of a row.
-struct LayerSegment {
-  int64_t batch_begin = 0;
-  int64_t tokens = 0;
-  int64_t row_begin = 0;
-  // This layer of the row's keys and values: [kv_heads, window, head_dim]. Written, then read.
-  at::Tensor keys;
-  at::Tensor values;
-};
-
 // What all layers of one training pass share.
 struct TrainingContext {
   // One a row of the batch, in its order.
@@ -78,9 +67,11 @@ class DecoderLayer {
 
   // x: [tokens, hidden], activations -> the same. `positions`: [tokens] int64, positions in the
   // rows.
+  // `keys`, `values`: this layer's of all rows, [rows, kv_heads, window, head_dim]; the segments'
+  // positions are written, then read.
   at::Tensor Forward(const at::Tensor& x, const at::Tensor& positions,
-                     const std::vector<LayerSegment>& segments,
-                     const std::vector<AdapterSegment>& adapters) const;
+                     const std::vector<AttentionSegment>& segments, const at::Tensor& keys,
+                     const at::Tensor& values, const std::vector<AdapterSegment>& adapters) const;
 
   // The same for one token each of some rows, whatever their lengths. keys, values: this layer of
   // all rows, [rows, kv_heads, window, head_dim]; rows: [tokens] int64.
@@ -111,7 +102,8 @@ class DecoderLayer {
   // Queries, keys and values of a serving pass, normed and rotated.
   Qkv Project(const at::Tensor& x, const at::Tensor& positions,
               const std::vector<AdapterSegment>& adapters) const;
-  void StoreKeys(const Qkv& qkv, const LayerSegment& segment) const;
+  // Keys or values of a segment, [tokens, kv_heads, head_dim] of the batch, into its row.
+  void Store(const at::Tensor& from, const AttentionSegment& segment, const at::Tensor& pool) const;
   at::Tensor AddResidual(const at::Tensor& x, const at::Tensor& y) const;
   at::Tensor Mlp(const at::Tensor& x, const std::vector<AdapterSegment>& adapters) const;
   // Attention of each segment over its own keys.

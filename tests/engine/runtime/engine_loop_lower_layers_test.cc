@@ -107,8 +107,8 @@ TEST(LowerLayersTest, AFreshAdapterScoresAsTheBaseDoesAfterTheWindowHasMoved) {
 TEST(LowerLayersTest, AComparisonComputesNoneOfThem) {
   TinyEngine engine(Keeping());
   TestRow row(&engine, Upper());
-  const std::vector<bool> resumed = RecordResumes(
-      engine, [&] { row.Prefill(RandomTokens(16, 2), true, /*score_base=*/true); });
+  const std::vector<bool> resumed =
+      RecordResumes(engine, [&] { row.Prefill(RandomTokens(16, 2), true, /*score_base=*/true); });
   EXPECT_THAT(resumed, testing::ElementsAre(false, true));
 }
 
