@@ -503,11 +503,13 @@ int64_t EngineLoop::RemainingFeed(const Sequence& sequence) {
 }
 
 // The frozen base model has one row; a comparison takes it until it is done, and finds there what
-// an earlier comparison of the same window left. Of another session it finds nothing.
+// an earlier comparison of the same window left. Of another session it finds nothing. Whether one
+// came between must not show in the shapes of a deterministic engine, where each starts afresh.
 bool EngineLoop::ClaimBaseRow(const Sequence& sequence) {
   if (base_row_.in_use) return base_row_.owner == sequence.handle;
   if (base_row_.owner != sequence.handle) ZeroBaseRow();
-  const bool same = base_row_.owner == sequence.handle && base_row_.start == sequence.window.start;
+  const bool same = !parts_.info.deterministic && base_row_.owner == sequence.handle &&
+                    base_row_.start == sequence.window.start;
   const int64_t known = same ? base_row_.length : 0;
   base_row_ = {sequence.handle, sequence.window.start,
                std::min(known, std::max<int64_t>(0, sequence.feed->score_from - 1)),
