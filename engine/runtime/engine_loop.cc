@@ -38,6 +38,17 @@ bool AtHorizon(const Sequence& sequence) {
 
 }  // namespace
 
+void SetShares(const EngineOptions& options, EngineParts* parts) {
+  const int32_t cores = static_cast<int32_t>(std::max(1u, std::thread::hardware_concurrency()));
+  parts->threads = {.threads = options.threads > 0 ? options.threads : cores,
+                    .update_threads = options.update_threads,
+                    .fixed = options.deterministic};
+  parts->scheduler = {.step_tokens = options.step_tokens,
+                      .whole_pieces = options.deterministic,
+                      .update_tokens = options.update_tokens,
+                      .update_group = options.deterministic ? 1 : options.update_group};
+}
+
 EngineLoop::EngineLoop(EngineParts parts, EngineMetrics* metrics, const Logger* logger,
                        const Clock* clock)
     : parts_(std::move(parts)),

@@ -24,6 +24,7 @@ struct TinyEngineOptions {
   int32_t window_tokens = 64;
   int32_t max_rank = 8;
   int32_t step_tokens = 16;
+  bool deterministic = false;
 };
 
 class TinyEngine {
@@ -69,8 +70,9 @@ struct Generated {
 
 // An adapter of `rank`, everything else as the tests like it.
 AdapterSpec Spec(int32_t rank = 4, uint64_t seed = 1);
-// Greedy, to the end of the count, whatever is drawn.
+// Greedy, or at temperature 1, to the end of the count, whatever is drawn.
 GenerateWork Greedy(int32_t max_tokens);
+GenerateWork Sampled(int32_t max_tokens, uint64_t seed);
 
 class TestRow {
  public:
@@ -110,6 +112,16 @@ class TestRow {
   std::vector<TokenId> stream_;
   uint64_t prefilled_ = 0;
 };
+
+// What a session was told: its scores and logprobs, in order, and its own tokens.
+struct Transcript {
+  std::vector<float> scores;
+  std::vector<TokenId> ids;
+
+  void Add(const Scored& scored);
+  void Add(const Generated& generated);
+};
+void ExpectSame(const Transcript& a, const Transcript& b);
 
 // A prefill of `tokens` ended after `done` of them, neither at its start nor at its end, and `row`
 // goes on as `same`, a row as it was before, does after these.
