@@ -39,6 +39,7 @@ TinyEngine::TinyEngine(const TinyEngineOptions& options) {
   EngineOptions shares;
   shares.threads = 1;
   shares.step_tokens = options.step_tokens;
+  shares.update_group = options.update_group;
   shares.deterministic = options.deterministic;
   SetShares(shares, &parts);
   parts.tokenizer = TinyTokenizer();

@@ -24,6 +24,7 @@ struct TinyEngineOptions {
   int32_t window_tokens = 64;
   int32_t max_rank = 8;
   int32_t step_tokens = 16;
+  int32_t update_group = 4;
   bool deterministic = false;
 };
 
