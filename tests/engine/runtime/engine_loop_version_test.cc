@@ -122,7 +122,9 @@ class VersionTest : public testing::TestWithParam<uint64_t> {
   std::vector<size_t> Published(int index) {
     TestRow twin(&engine_, SpecOf(index));
     const auto weights = [&] {
-      return Fingerprint(engine_.adapters().State(twin.handle().row).serving);
+      const AdapterState state = engine_.adapters().State(twin.handle().row);
+      EXPECT_TRUE(at::equal(state.serving, state.master)) << "what was learned is not served";
+      return Fingerprint(state.serving);
     };
     std::vector<size_t> published = {weights()};
     for (UpdateWork lesson : pupils_[static_cast<size_t>(index)].lessons) {
