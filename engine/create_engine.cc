@@ -1,7 +1,6 @@
 #include "engine/create_engine.h"
 
 #include <filesystem>
-#include <thread>
 #include <utility>
 
 #include <ATen/ATen.h>
@@ -39,17 +38,6 @@ absl::Status LoadText(const std::string& dir, int32_t vocabulary, EngineParts* p
   }
   MAYFLY_ASSIGN_OR_RETURN(parts->chat_template, LoadChatTemplate(dir));
   return absl::OkStatus();
-}
-
-void SetShares(const EngineOptions& options, EngineParts* parts) {
-  const int32_t cores = static_cast<int32_t>(std::max(1u, std::thread::hardware_concurrency()));
-  parts->threads = {.threads = options.threads > 0 ? options.threads : cores,
-                    .update_threads = options.update_threads,
-                    .fixed = options.deterministic};
-  parts->scheduler = {.step_tokens = options.step_tokens,
-                      .whole_pieces = options.deterministic,
-                      .update_tokens = options.update_tokens,
-                      .update_group = options.deterministic ? 1 : options.update_group};
 }
 
 absl::Status PlanRows(const ModelConfig& config, const EngineOptions& options,

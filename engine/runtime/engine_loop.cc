@@ -39,6 +39,17 @@ bool AtHorizon(const Sequence& sequence) {
 
 }  // namespace
 
+void SetShares(const EngineOptions& options, EngineParts* parts) {
+  const int32_t cores = static_cast<int32_t>(std::max(1u, std::thread::hardware_concurrency()));
+  parts->threads = {.threads = options.threads > 0 ? options.threads : cores,
+                    .update_threads = options.update_threads,
+                    .fixed = options.deterministic};
+  parts->scheduler = {.step_tokens = options.step_tokens,
+                      .whole_pieces = options.deterministic,
+                      .update_tokens = options.update_tokens,
+                      .update_group = options.deterministic ? 1 : options.update_group};
+}
+
 EngineLoop::EngineLoop(EngineParts parts, EngineMetrics* metrics, const Logger* logger,
                        const Clock* clock)
     : parts_(std::move(parts)),
@@ -518,11 +529,13 @@ int64_t EngineLoop::RemainingFeed(const Sequence& sequence) {
 }
 
 // The frozen base model has one row; a comparison takes it until it is done, and finds there what
-// an earlier comparison of the same window left. Of another session it finds nothing.
+// an earlier comparison of the same window left. Of another session it finds nothing. Whether one
+// came between must not show in the shapes of a deterministic engine, where each starts afresh.
 bool EngineLoop::ClaimBaseRow(const Sequence& sequence) {
   if (base_row_.in_use) return base_row_.owner == sequence.handle;
   if (base_row_.owner != sequence.handle) ZeroBaseRow();
-  const bool same = base_row_.owner == sequence.handle && base_row_.start == sequence.window.start;
+  const bool same = !parts_.info.deterministic && base_row_.owner == sequence.handle &&
+                    base_row_.start == sequence.window.start;
   const int64_t known = same ? base_row_.length : 0;
   base_row_ = {sequence.handle,
                sequence.window.start,

@@ -48,6 +48,9 @@ struct EngineParts {
   std::unique_ptr<AdapterPool> adapters;
 };
 
+// How threads and steps are shared out.
+void SetShares(const EngineOptions& options, EngineParts* parts);
+
 class EngineLoop final : public Engine {
  public:
   // `metrics`, `logger` and `clock` outlive the loop.

@@ -1,7 +1,8 @@
 #pragma once
 
-// A model that calls a hook before each pass: the place where a test holds the engine, counts, or
-// throws. Hooks are set while nothing runs; they are called on the thread of the pass.
+// A model that calls a hook before each pass, and after each forward one: the place where a test
+// holds the engine, counts, or throws. Hooks are set while nothing runs; they are called on the
+// thread of the pass.
 
 #include <functional>
 #include <memory>
@@ -14,6 +15,7 @@ namespace mayfly {
 
 struct ModelHooks {
   std::function<void(const std::vector<ForwardSegment>&)> forward;
+  std::function<void(const std::vector<ForwardSegment>&)> forward_done;
   std::function<void(const TrainingBatch&)> train_forward;
   std::function<void(const TrainingBatch&)> train_backward;
 };
@@ -27,7 +29,9 @@ class HookedModel final : public CausalLm {
   at::Tensor Forward(const at::Tensor& tokens, const std::vector<ForwardSegment>& segments,
                      const KvPool& kv) const override {
     if (hooks_.forward) hooks_.forward(segments);
-    return model_->Forward(tokens, segments, kv);
+    at::Tensor hidden = model_->Forward(tokens, segments, kv);
+    if (hooks_.forward_done) hooks_.forward_done(segments);
+    return hidden;
   }
   void MoveLowerToFront(int64_t row, int64_t from, int64_t count, int32_t layers,
                         const KvPool& kv) const override {

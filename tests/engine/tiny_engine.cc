@@ -35,7 +35,13 @@ TinyEngine::TinyEngine(const TinyEngineOptions& options) {
   parts.info.row_bytes = tiny.layout->row_bytes();
   parts.info.eos_token_ids = config.eos_token_ids;
   parts.numerics = tiny.numerics;
-  parts.scheduler.step_tokens = options.step_tokens;
+  parts.info.deterministic = options.deterministic;
+  EngineOptions shares;
+  shares.threads = 1;
+  shares.step_tokens = options.step_tokens;
+  shares.update_group = options.update_group;
+  shares.deterministic = options.deterministic;
+  SetShares(shares, &parts);
   parts.tokenizer = TinyTokenizer();
   parts.layout = std::move(tiny.layout);
   parts.model = std::move(model);
@@ -95,6 +101,13 @@ GenerateWork Greedy(int32_t max_tokens) {
   work.max_tokens = max_tokens;
   work.ignore_eos = true;
   work.horizon = static_cast<uint64_t>(-1);
+  return work;
+}
+
+GenerateWork Sampled(int32_t max_tokens, uint64_t seed) {
+  GenerateWork work = Greedy(max_tokens);
+  work.sampling.temperature = 1;
+  work.sampling.seed = seed;
   return work;
 }
 
@@ -173,6 +186,22 @@ UpdateWork TestRow::Lesson(int32_t tokens, int32_t context) const {
   work.optimizer.learning_rate = 1e-2;
   work.grad_clip = 1.0;
   return work;
+}
+
+void Transcript::Add(const Scored& scored) {
+  scores.insert(scores.end(), scored.logprobs.begin(), scored.logprobs.end());
+  scores.insert(scores.end(), scored.base_logprobs.begin(), scored.base_logprobs.end());
+}
+
+void Transcript::Add(const Generated& generated) {
+  ids.insert(ids.end(), generated.ids.begin(), generated.ids.end());
+  scores.insert(scores.end(), generated.logprobs.begin(), generated.logprobs.end());
+}
+
+void ExpectSame(const Transcript& a, const Transcript& b) {
+  EXPECT_EQ(a.ids, b.ids);
+  EXPECT_TRUE(SameBits(a.scores, b.scores))
+      << "differing by up to " << GreatestDifference(a.scores, b.scores);
 }
 
 void ExpectGoesOnAfter(TestRow& row, TestRow& same, const std::vector<TokenId>& tokens,

@@ -25,6 +25,8 @@ struct TinyEngineOptions {
   int32_t max_rank = 8;
   int32_t step_tokens = 16;
   bool keep_lower_layers = false;
+  int32_t update_group = 4;
+  bool deterministic = false;
 };
 
 class TinyEngine {
@@ -70,8 +72,9 @@ struct Generated {
 
 // An adapter of `rank`, everything else as the tests like it.
 AdapterSpec Spec(int32_t rank = 4, uint64_t seed = 1);
-// Greedy, to the end of the count, whatever is drawn.
+// Greedy, or at temperature 1, to the end of the count, whatever is drawn.
 GenerateWork Greedy(int32_t max_tokens);
+GenerateWork Sampled(int32_t max_tokens, uint64_t seed);
 
 class TestRow {
  public:
@@ -111,6 +114,16 @@ class TestRow {
   std::vector<TokenId> stream_;
   uint64_t prefilled_ = 0;
 };
+
+// What a session was told: its scores and logprobs, in order, and its own tokens.
+struct Transcript {
+  std::vector<float> scores;
+  std::vector<TokenId> ids;
+
+  void Add(const Scored& scored);
+  void Add(const Generated& generated);
+};
+void ExpectSame(const Transcript& a, const Transcript& b);
 
 // A prefill of `tokens` ended after `done` of them, neither at its start nor at its end, and `row`
 // goes on as `same`, a row as it was before, does after these.

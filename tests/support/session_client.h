@@ -3,6 +3,7 @@
 // A client of one session without a server in between: sends commands and keeps what comes back.
 // One thread.
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <string>
@@ -80,7 +81,7 @@ class SessionClient {
   }
 
  private:
-  int wakes_ = 0;
+  std::atomic<int> wakes_ = 0;
   uint64_t last_request_id_ = 0;
   std::vector<SessionEvent> events_;
   std::optional<absl::Status> final_status_;

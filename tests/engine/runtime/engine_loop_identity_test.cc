@@ -16,33 +16,6 @@
 namespace mayfly {
 namespace {
 
-// What a session that does a bit of everything saw.
-struct Transcript {
-  std::vector<float> scores;
-  std::vector<TokenId> ids;
-
-  void Add(const Scored& scored) {
-    scores.insert(scores.end(), scored.logprobs.begin(), scored.logprobs.end());
-  }
-  void Add(const Generated& generated) {
-    ids.insert(ids.end(), generated.ids.begin(), generated.ids.end());
-    scores.insert(scores.end(), generated.logprobs.begin(), generated.logprobs.end());
-  }
-};
-
-void ExpectSame(const Transcript& a, const Transcript& b) {
-  EXPECT_EQ(a.ids, b.ids);
-  EXPECT_TRUE(SameBits(a.scores, b.scores))
-      << "differing by up to " << GreatestDifference(a.scores, b.scores);
-}
-
-GenerateWork Sampled(int32_t tokens, uint64_t seed) {
-  GenerateWork work = Greedy(tokens);
-  work.sampling.temperature = 1;
-  work.sampling.seed = seed;
-  return work;
-}
-
 using Case = std::tuple<std::string, DType>;
 
 class IdentityTest : public testing::TestWithParam<Case> {
