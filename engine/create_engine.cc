@@ -56,9 +56,8 @@ absl::Status PlanRows(const ModelConfig& config, const EngineOptions& options,
 absl::Status AllocatePools(const ModelConfig& config, const EngineOptions& options,
                            EngineParts* parts) {
   return RunGuarded("allocating the rows", [&] {
-    parts->kv =
-        std::make_unique<KvPool>(config, parts->numerics, parts->info.rows, options.window_tokens,
-                                 options.keep_lower_layers);
+    parts->kv = std::make_unique<KvPool>(config, parts->numerics, parts->info.rows,
+                                         options.window_tokens, options.keep_lower_layers);
     parts->adapters =
         std::make_unique<AdapterPool>(*parts->layout, parts->numerics, parts->info.rows);
   });
@@ -99,10 +98,9 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const EngineOptions& option
   parts.numerics = NumericsFor(opened.device, options.dtype);
   parts.numerics.ops = opened.ops;
   SetShares(options, &parts);
-  parts.layout =
-      std::make_unique<SlotLayout>(config, options.max_rank, options.window_tokens,
-                                   static_cast<int>(at::elementSize(parts.numerics.weights)),
-                                   options.keep_lower_layers);
+  parts.layout = std::make_unique<SlotLayout>(
+      config, options.max_rank, options.window_tokens,
+      static_cast<int>(at::elementSize(parts.numerics.weights)), options.keep_lower_layers);
   MAYFLY_ASSIGN_OR_RETURN(parts.model, LoadModel(options.model_dir, config, parts.numerics,
                                                  *parts.layout, options.window_tokens));
   parts.info = MakeInfo(options, config, *parts.model, parts.chat_template != nullptr);
