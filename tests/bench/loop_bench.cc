@@ -86,13 +86,14 @@ class Row final {
 
 class LoopBench {
  public:
-  LoopBench(int32_t rows, int32_t rank) {
+  LoopBench(int32_t rows, int32_t rank, bool deterministic = false) {
     EngineOptions options;
     options.model_dir = kModel;
     options.threads = kBenchThreads;
     options.slots = rows;
     options.max_rank = rank;
     options.window_tokens = 2 * kChunk;
+    options.deterministic = deterministic;
     auto engine = CreateEngine(options, &metrics_, &logger_, &clock_);
     MAYFLY_CHECK(engine.ok());
     engine_ = *std::move(engine);
@@ -124,8 +125,8 @@ GenerateWork Generation(int32_t tokens, uint64_t seed) {
 }
 
 // Eight rows generate after prompts of their own; learning is off.
-void LoopGenerate(benchmark::State& state) {
-  LoopBench bench(kSessions, 16);
+void Generate(benchmark::State& state, bool deterministic) {
+  LoopBench bench(kSessions, 16, deterministic);
   for (int32_t i = 0; i < kSessions; ++i) {
     bench.row(static_cast<size_t>(i)).Submit(PrefillWork{Tokens(kPrompt, i * kPrompt)});
     bench.row(static_cast<size_t>(i)).Wait<Scored>();
@@ -142,7 +143,26 @@ void LoopGenerate(benchmark::State& state) {
   }
   Report(kSessions * kGenerated, &state);
 }
+void LoopGenerate(benchmark::State& state) { Generate(state, /*deterministic=*/false); }
 BENCHMARK(LoopGenerate)->UseManualTime()->MinWarmUpTime(0.5)->MinTime(5);
+void ChoiceDeterministicGenerate(benchmark::State& state) { Generate(state, true); }
+BENCHMARK(ChoiceDeterministicGenerate)->UseManualTime()->MinWarmUpTime(0.5)->MinTime(5);
+
+// A book is read: one row is fed 1,024 tokens, scored.
+void Read(benchmark::State& state, bool deterministic) {
+  LoopBench bench(1, 16, deterministic);
+  for (auto _ : state) {
+    bench.row(0).Submit(PrefillWork{.tokens = Tokens(kChunk, 0), .score = true});
+    bench.row(0).Wait<Scored>();
+    bench.row(0).Submit(RefreshWork{static_cast<uint64_t>(-1)});
+    bench.row(0).Wait<RefreshDone>();
+  }
+  Report(kChunk, &state);
+}
+void ChoiceRead(benchmark::State& state) { Read(state, false); }
+BENCHMARK(ChoiceRead)->UseRealTime()->MinWarmUpTime(0.5)->MinTime(3);
+void ChoiceDeterministicRead(benchmark::State& state) { Read(state, true); }
+BENCHMARK(ChoiceDeterministicRead)->UseRealTime()->MinWarmUpTime(0.5)->MinTime(3);
 
 // One chunk of the authors' loop in one session: the context is computed under the adapter, a chunk
 // is generated after it, then learned in two epochs with gradients through context and chunk.
