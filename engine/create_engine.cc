@@ -89,10 +89,11 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const EngineOptions& option
                                                      EngineMetrics* metrics, const Logger* logger,
                                                      const Clock* clock) {
   MAYFLY_RETURN_IF_ERROR(options.Validate());
-  const uint64_t process_bytes = ResidentBytes();
+  ShareOneHeap();
   MAYFLY_ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(options.model_dir));
   EngineParts parts;
   MAYFLY_RETURN_IF_ERROR(LoadText(options.model_dir, config.vocabulary, &parts));
+  const uint64_t process_bytes = ResidentBytes();
   MAYFLY_ASSIGN_OR_RETURN(const OpenedDevice opened, OpenDevice(options.device));
   if (!opened.note.empty()) logger->Warning("plain_device", {{"reason", opened.note}});
   parts.numerics = NumericsFor(opened.device, options.dtype);
@@ -106,6 +107,7 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const EngineOptions& option
   parts.info = MakeInfo(options, config, *parts.model, parts.chat_template != nullptr);
   MAYFLY_RETURN_IF_ERROR(PlanRows(config, options, process_bytes, &parts));
   MAYFLY_RETURN_IF_ERROR(AllocatePools(config, options, &parts));
+  ReturnFreeMemory();
   ReleaseTeam();  // this thread has loaded the model in parallel, and will not do so again
   return std::make_unique<EngineLoop>(std::move(parts), metrics, logger, clock);
 }

@@ -38,7 +38,7 @@ struct RowBytes {
 
 // What the process holds at full load, bytes; `rows` is all rows together.
 struct MemoryAccount {
-  uint64_t process = 0;  // before the model was loaded
+  uint64_t process = 0;  // with the tokenizer, before the weights were loaded
   uint64_t weights = 0;
   uint64_t rows = 0;
   uint64_t base_row = 0;    // keys and values of the frozen base's comparisons

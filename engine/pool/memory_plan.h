@@ -15,7 +15,7 @@
 namespace mayfly {
 
 // The account without its rows. `matrix_bytes`: bytes of an element that layers read and write;
-// `process_bytes`: what the process held before the model was loaded; `weight_bytes`: the model.
+// `process_bytes`: what the process held before the weights were loaded; `weight_bytes`: the model.
 MemoryAccount PlanMemory(const ModelConfig& model, const SlotLayout& layout,
                          const EngineOptions& options, int matrix_bytes, uint64_t process_bytes,
                          uint64_t weight_bytes);
@@ -33,5 +33,11 @@ inline constexpr int64_t kLogitBlockTokens = 256;
 
 // Bytes of this process in memory now; 0 where the system does not say.
 uint64_t ResidentBytes();
+
+// Lets all threads allocate from one heap, from now on: what one has freed another takes, where a
+// heap a thread would keep the free memory of the largest step beside that of the largest update.
+void ShareOneHeap();
+// Gives the system back what was freed: after loading, which needs much that is then not needed.
+void ReturnFreeMemory();
 
 }  // namespace mayfly

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include "benchmark/benchmark.h"
 #include "engine/model/layers/lora_linear.h"
