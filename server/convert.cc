@@ -400,4 +400,16 @@ v1::RowBytes ToProto(const RowBytes& from) {
   return to;
 }
 
+v1::MemoryAccount ToProto(const MemoryAccount& from) {
+  v1::MemoryAccount to;
+  to.set_process(from.process);
+  to.set_weights(from.weights);
+  to.set_rows(from.rows);
+  to.set_base_row(from.base_row);
+  to.set_activation(from.activation);
+  to.set_logits(from.logits);
+  to.set_update(from.update);
+  return to;
+}
+
 }  // namespace mayfly

@@ -23,5 +23,6 @@ v1::SamplingOptions ToProto(const SamplingOptions& options);
 
 v1::ModelInfo ToProto(const ModelInfo& model);
 v1::RowBytes ToProto(const RowBytes& bytes);
+v1::MemoryAccount ToProto(const MemoryAccount& account);
 
 }  // namespace mayfly

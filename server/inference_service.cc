@@ -32,6 +32,7 @@ grpc::ServerUnaryReactor* InferenceService::GetServerInfo(grpc::CallbackServerCo
   response->set_rows_total(info.rows);
   response->set_rows_free(engine_->free_rows());
   *response->mutable_row_bytes() = ToProto(info.row_bytes);
+  *response->mutable_memory() = ToProto(info.memory);
 
   metrics_->CountHandled(RpcMethod::kGetServerInfo, grpc::Status::OK);
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();

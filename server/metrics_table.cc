@@ -83,7 +83,8 @@ Values ClosedByReason(const SessionMetrics& sessions) {
   return values;
 }
 
-// Rows cost the same whatever their session asks for.
+// Rows cost the same whatever their session asks for; what steps and updates pass through is
+// shared.
 Values PoolBytes(const Reading& from) {
   const RowBytes& row = from.engine.info().row_bytes;
   const double rows = from.engine.info().rows;
@@ -95,6 +96,10 @@ Values PoolBytes(const Reading& from) {
     values.push_back(Value(taken * each, {{"class", name}, {"state", "reserved"}}));
     values.push_back(Value(rows * each, {{"class", name}, {"state", "capacity"}}));
   }
+  const MemoryAccount& memory = from.engine.info().memory;
+  const uint64_t passing = memory.activation + memory.logits + memory.update;
+  values.push_back(
+      Value(static_cast<double>(passing), {{"class", "activation"}, {"state", "capacity"}}));
   return values;
 }
 
@@ -157,7 +162,8 @@ std::vector<Metric> Table() {
             Value(from.rows.rows_active, {{"state", "active"}}),
             Value(from.rows.rows_closing, {{"state", "closing"}}))},
       {"mayfly_pool_bytes", kGauge,
-       "Device memory of the rows, by what it holds: reserved by open sessions, and in all.",
+       "Device memory, by what it holds: reserved by open sessions, and in all. Activation is the "
+       "peak of steps and updates, logits and gradients included.",
        READ_ALL(PoolBytes(from))},
       {"mayfly_slot_release_seconds", kHistogram,
        "From a stream's end to its row being zero and free.",

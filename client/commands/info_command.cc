@@ -45,6 +45,15 @@ std::string RowsText(const v1::GetServerInfoResponse& info) {
                       Bytes(bytes.optimizer()));
 }
 
+std::string MemoryText(const v1::MemoryAccount& memory) {
+  const uint64_t passing = memory.activation() + memory.logits() + memory.update();
+  const uint64_t fixed = memory.process() + memory.weights() + memory.base_row();
+  return absl::StrCat(Bytes(fixed + memory.rows() + passing), " at full load: process ",
+                      Bytes(memory.process()), ", weights ", Bytes(memory.weights()), ", rows ",
+                      Bytes(memory.rows() + memory.base_row()), ", steps and updates ",
+                      Bytes(passing));
+}
+
 std::string LimitsText(const v1::Limits& limits) {
   return absl::StrCat("window ", Thousands(limits.window_tokens()), " tokens, rank ",
                       limits.max_rank(), ", append ", Thousands(limits.max_append_tokens()),
@@ -63,12 +72,12 @@ std::string FieldsText(const google::protobuf::Message& message) {
 }
 
 std::string InfoText(const v1::GetServerInfoResponse& info, const std::string& address) {
-  return absl::StrCat("mayflyd ", info.version(), " at ", address, "\n",
-                      Row("model", ModelText(info.model())),
-                      Row("device", absl::StrCat(info.device(), ", ", info.dtype())),
-                      Row("rows", RowsText(info)), Row("limits", LimitsText(info.limits())),
-                      Row("adaptation", FieldsText(info.default_adaptation())),
-                      Row("sampling", FieldsText(info.default_sampling())));
+  return absl::StrCat(
+      "mayflyd ", info.version(), " at ", address, "\n", Row("model", ModelText(info.model())),
+      Row("device", absl::StrCat(info.device(), ", ", info.dtype())), Row("rows", RowsText(info)),
+      Row("memory", MemoryText(info.memory())), Row("limits", LimitsText(info.limits())),
+      Row("adaptation", FieldsText(info.default_adaptation())),
+      Row("sampling", FieldsText(info.default_sampling())));
 }
 
 }  // namespace

@@ -142,14 +142,15 @@ void EngineLoop::LoopMain() {
 }
 
 void EngineLoop::Handle(OpenMessage message) {
-  const std::optional<RowHandle> handle = slots_.Take();
-  if (!handle || !healthy()) {
-    const absl::Status status =
-        healthy()
-            ? absl::ResourceExhaustedError(absl::StrCat("all ", slots_.rows(), " rows are taken"))
-            : absl::UnavailableError("the engine has failed");
+  const auto refuse = [&](const absl::Status& status) {
     delivery_.Post({{}, std::move(message.sink), 0, PlainEvent{{0, RowRefused{status}}}});
-    return;
+  };
+  if (!healthy()) return refuse(absl::UnavailableError("the engine has failed"));
+  const std::optional<RowHandle> handle = slots_.Take();
+  if (!handle) {
+    return refuse(absl::ResourceExhaustedError(
+        absl::StrCat("all ", slots_.rows(), " rows are taken; ", parts_.info.row_bytes.total(),
+                     " bytes are missing for one more")));
   }
   Sequence& sequence = sequences_[handle->row];
   sequence = Sequence{};

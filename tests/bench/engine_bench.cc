@@ -85,23 +85,33 @@ void Prefill(benchmark::State& state) {
 }
 BENCHMARK(Prefill)->Unit(benchmark::kMillisecond)->UseRealTime()->MinWarmUpTime(0.5)->MinTime(3);
 
-// kDecodeSteps tokens for each of `rows` sessions with adapters of their own.
-void Decode(benchmark::State& state) {
+// kDecodeSteps tokens for each of `rows` sessions with adapters of their own, after `prompt`
+// tokens.
+void DecodeAfter(benchmark::State& state, int64_t prompt) {
   const int64_t rows = state.range(0);
   const Bench bench(16, static_cast<int32_t>(rows));
-  for (int64_t row = 0; row < rows; ++row) bench.runner().Run({bench.Slice(row, 0, kPrompt)});
+  for (int64_t row = 0; row < rows; ++row) bench.runner().Run({bench.Slice(row, 0, prompt)});
   for (auto _ : state) {
     for (int64_t step = 0; step < kDecodeSteps; ++step) {
       std::vector<RunSlice> slices;
-      for (int64_t row = 0; row < rows; ++row)
-        slices.push_back(bench.Slice(row, kPrompt + step, 1));
+      for (int64_t row = 0; row < rows; ++row) slices.push_back(bench.Slice(row, prompt + step, 1));
       bench.runner().Run(slices);
     }
   }
   Report(rows * kDecodeSteps, &state);
 }
+void Decode(benchmark::State& state) { DecodeAfter(state, kPrompt); }
 BENCHMARK(Decode)
     ->Arg(1)
+    ->Arg(8)
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime()
+    ->MinWarmUpTime(0.5)
+    ->MinTime(3);
+
+// Where keys and values are more to read than the weights.
+void DecodeLong(benchmark::State& state) { DecodeAfter(state, kWindow - kDecodeSteps); }
+BENCHMARK(DecodeLong)
     ->Arg(8)
     ->Unit(benchmark::kMillisecond)
     ->UseRealTime()

@@ -102,6 +102,16 @@ class Client {
     return absl::OkStatus();
   }
 
+  // Until the first chunk is learned. Asks again and again, since events are read by commands.
+  absl::Status AwaitFirstUpdate() {
+    v1::Adapt adapt;
+    adapt.set_action(v1::ADAPT_ACTION_RESUME);  // changes nothing
+    while (true) {
+      MAYFLY_ASSIGN_OR_RETURN(const v1::Adapted adapted, session_->Adapt(adapt));
+      if (adapted.adapter_version() > 0) return absl::OkStatus();
+    }
+  }
+
   void StartGenerating(const Clock* clock, Goal* goal) {
     learned_ = 0;
     thread_ = std::thread([=, this] {
@@ -180,6 +190,11 @@ absl::StatusOr<nlohmann::json> Measure(const Flags& flags) {
     const size_t begin = book.find('\n', i * (book.size() / 2 / flags.sessions));
     MAYFLY_RETURN_IF_ERROR(clients[i]->Read(absl::string_view(book).substr(begin),
                                             flags.prompt_tokens + i * flags.prompt_step));
+  }
+
+  // In mode parallel what was read may still be waiting to be learned.
+  for (const auto& client : clients) {
+    if (flags.learning) MAYFLY_RETURN_IF_ERROR(client->AwaitFirstUpdate());
   }
 
   Goal goal(flags.tokens);

@@ -564,6 +564,15 @@ class InfoTest : public CommandsTest {
           rows_total: 8
           rows_free: 7
           row_bytes { kv: 1048576 adapter: 524288 optimizer: 524288 }
+          memory {
+            process: 1048576
+            weights: 2097152
+            rows: 16777216
+            base_row: 1048576
+            activation: 524288
+            logits: 262144
+            update: 262144
+          }
         )pb",
         &info_));
   }
@@ -578,6 +587,8 @@ TEST_F(InfoTest, IsATableForPeople) {
   EXPECT_THAT(out_.str(), EndsWith("  device      cpu, bf16\n"
                                    "  rows        7 of 8 free; 2.0 MiB each: kv 1.0 MiB, adapter "
                                    "512.0 KiB, optimizer 512.0 KiB\n"
+                                   "  memory      21.0 MiB at full load: process 1.0 MiB, weights "
+                                   "2.0 MiB, rows 17.0 MiB, steps and updates 1.0 MiB\n"
                                    "  limits      window 4,096 tokens, rank 64, append 65,536 "
                                    "tokens, generate 16,384 tokens\n"
                                    "  adaptation  preset balanced, rank 16\n"

@@ -100,6 +100,7 @@ TEST_F(MetricsTableTest, PoolBytesFollowTheRows) {
   const std::string text = Text();
   EXPECT_THAT(text, HasSubstr("mayfly_pool_bytes{class=\"kv\",state=\"reserved\"} 100\n"));
   EXPECT_THAT(text, HasSubstr("mayfly_pool_bytes{class=\"kv\",state=\"capacity\"} 200\n"));
+  EXPECT_THAT(text, HasSubstr("mayfly_pool_bytes{class=\"activation\",state=\"capacity\"} 18\n"));
 }
 
 TEST_F(MetricsTableTest, OnlyCodesThatOccurredAreShown) {

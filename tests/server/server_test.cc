@@ -313,6 +313,8 @@ TEST_F(ServerTest, ServerInfoNamesModelLimitsDefaultsAndRows) {
   EXPECT_EQ(info.rows_total(), 2u);
   EXPECT_EQ(info.rows_free(), 2u);
   EXPECT_EQ(info.row_bytes().kv(), fixture_.engine().info().row_bytes.kv);
+  EXPECT_THAT(info.memory().ShortDebugString(),
+              "process: 1 weights: 2 rows: 300 base_row: 4 activation: 5 logits: 6 update: 7");
 }
 
 TEST_F(ServerTest, HealthIsServedOnBothListeners) {

@@ -25,6 +25,13 @@ EngineInfo MakeInfo(const FakeEngine::Options& options) {
   info.window_tokens = options.window_tokens;
   info.max_rank = options.max_rank;
   info.row_bytes = {.kv = 100, .adapter = 20, .optimizer = 30};
+  info.memory = {.process = 1,
+                 .weights = 2,
+                 .rows = 300,
+                 .base_row = 4,
+                 .activation = 5,
+                 .logits = 6,
+                 .update = 7};
   info.eos_token_ids = {FakeEngine::kEos};
   info.max_update_tokens = options.max_update_tokens;
   info.deterministic = options.deterministic;

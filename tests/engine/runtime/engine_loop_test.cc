@@ -34,7 +34,7 @@ TEST_F(EngineLoopTest, EveryRowIsGivenAndOneMoreIsRefused) {
   const auto sink = std::make_shared<RecordingSink>();
   EXPECT_THAT(engine_.loop().Open({Spec(), 16}, sink), IsOk());
   EXPECT_THAT(sink->Wait<RowRefused>().status,
-              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("2 rows")));
+              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("2 rows are taken; ")));
   first.Close();
   EXPECT_THAT(engine_.loop().Open({Spec(), 16}, sink), IsOk());
   EXPECT_EQ(sink->Wait<RowOpened>().row.row, first.handle().row);
