@@ -9,6 +9,7 @@
 
 #include <type_traits>
 
+#include "engine/device/cpu/elementwise.h"
 #include "engine/device/cpu/kernels.h"
 #include "engine/device/cpu/products.h"
 
@@ -360,50 +361,109 @@ int64_t AttentionScratch(int64_t head_dim) {
 
 // ---- One query --------------------------------------------------------------------------------
 
+// scores[s] = scale * q . k[s]; a register of keys at a time, then one by one.
+template <typename Q, typename K>
+void AttendScores(const Q* q, const K* k, int64_t keys, int64_t head_dim, float scale,
+                  float* scores) {
+  int64_t s = 0;
+  for (; s + kLanes <= keys; s += kLanes) {
+    Floats sums[kLanes];
+    for (int64_t i = 0; i < kLanes; ++i) {
+      const K* const key = k + (s + i) * head_dim;
+      AskAhead(key);
+      AskAhead(key + head_dim / 2);
+      sums[i] = DotLanes(q, key, head_dim);
+    }
+    float totals[kLanes];
+    Sums<static_cast<int>(kLanes)>(sums, totals);
+    for (int64_t i = 0; i < kLanes; ++i) {
+      totals[i] = AddDotRest(totals[i], q, k + (s + i) * head_dim, head_dim) * scale;
+    }
+    std::memcpy(scores + s, totals, sizeof(totals));
+  }
+  for (; s < keys; ++s) scores[s] = Dot(q, k + s * head_dim, head_dim) * scale;
+}
+
+// Turns scores into exp(score - highest) and returns their sum.
+inline float AttendSoftmax(float* scores, int64_t keys) {
+  Floats highest = Floats{} - INFINITY;
+  ForLanes(keys, [&](auto lanes, int64_t i) { highest = Max(highest, lanes.Get(scores + i)); });
+  float best = highest[0];
+  for (int64_t i = 1; i < kLanes; ++i) best = highest[i] > best ? highest[i] : best;
+  Floats sum = {};
+  float rest = 0;
+  ForLanes(keys, [&](auto lanes, int64_t i) {
+    const Floats p = Exp(lanes.Get(scores + i) - best);
+    lanes.Put(scores + i, p);
+    if constexpr (std::is_same_v<decltype(lanes), WholeLanes>) {
+      sum += p;
+    } else {
+      rest += p[0];
+    }
+  });
+  return Sum(sum) + rest;
+}
+
+// out[h] = sum over keys of p[h][key] * v[key], times inverse[h], for kHeads heads that share v;
+// elements [i, i + kVectors * kLanes) of a head.
+template <int kHeads, int kVectors, typename V, typename Out>
+inline void AttendValues(const float* p, const V* v, int64_t keys, int64_t head_dim, int64_t i,
+                         const float* inverse, Out* out) {
+  Floats sum[kHeads][kVectors] = {};
+  for (int64_t key = 0; key < keys; ++key) {
+    for (int j = 0; j < kVectors; ++j) {
+      const V* const place = v + key * head_dim + i + j * kLanes;
+      AskAhead(place);
+      const Floats value = Load(place);
+      for (int h = 0; h < kHeads; ++h) sum[h][j] += value * p[h * keys + key];
+    }
+  }
+  for (int h = 0; h < kHeads; ++h) {
+    for (int j = 0; j < kVectors; ++j) {
+      Store(out + h * head_dim + i + j * kLanes, sum[h][j] * inverse[h]);
+    }
+  }
+}
+
+template <int kHeads, typename V, typename Out>
+void AttendHeads(const float* p, const V* v, int64_t keys, int64_t head_dim, const float* inverse,
+                 Out* out) {
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= head_dim; i += 4 * kLanes) {
+    AttendValues<kHeads, 4>(p, v, keys, head_dim, i, inverse, out);
+  }
+  for (; i + kLanes <= head_dim; i += kLanes) {
+    AttendValues<kHeads, 1>(p, v, keys, head_dim, i, inverse, out);
+  }
+  for (; i < head_dim; ++i) {
+    for (int h = 0; h < kHeads; ++h) {
+      float sum = 0;
+      for (int64_t key = 0; key < keys; ++key)
+        sum += Value(v[key * head_dim + i]) * p[h * keys + key];
+      Assign(out + h * head_dim + i, sum * inverse[h]);
+    }
+  }
+}
+
+// Heads that take their values together; a larger group takes turns.
+constexpr int64_t kHeadsAtOnce = 4;
+
 template <typename Q, typename K>
 void AttendOf(const Q* q, int64_t group, const K* k, const K* v, int64_t keys, int64_t head_dim,
               float scale, float* scores, Q* out) {
-  for (int64_t s = 0; s < keys; ++s) {
-    for (int64_t g = 0; g < group; ++g) {
-      scores[g * keys + s] = Dot(q + g * head_dim, k + s * head_dim, head_dim) * scale;
+  for (int64_t g = 0; g < group; g += kHeadsAtOnce) {
+    const int64_t heads = group - g < kHeadsAtOnce ? group - g : kHeadsAtOnce;
+    float inverse[kHeadsAtOnce];
+    for (int64_t h = 0; h < heads; ++h) {
+      AttendScores(q + (g + h) * head_dim, k, keys, head_dim, scale, scores + (g + h) * keys);
+      inverse[h] = 1.0f / AttendSoftmax(scores + (g + h) * keys, keys);
     }
-  }
-  for (int64_t g = 0; g < group; ++g) {
-    float* const row = scores + g * keys;
-    float best = row[0];
-    for (int64_t s = 1; s < keys; ++s) best = row[s] > best ? row[s] : best;
-    float total = 0;
-    int64_t s = 0;
-    for (Floats sum = {}; s < keys; s += kLanes) {
-      if (s + kLanes > keys) {
-        total = Sum(sum);
-        break;
-      }
-      const Floats p = Exp(Load(row + s) - best);
-      Store(row + s, p);
-      sum += p;
-      total = s + kLanes == keys ? Sum(sum) : total;
-    }
-    for (; s < keys; ++s) {
-      row[s] = std::exp(row[s] - best);
-      total += row[s];
-    }
-    const float inverse = 1.0f / total;
-    int64_t i = 0;
-    for (; i + kLanes <= head_dim; i += kLanes) {
-      Floats sum[4] = {};
-      int64_t key = 0;
-      for (; key + 4 <= keys; key += 4) {
-        for (int64_t j = 0; j < 4; ++j) sum[j] += Load(v + (key + j) * head_dim + i) * row[key + j];
-      }
-      for (; key < keys; ++key) sum[0] += Load(v + key * head_dim + i) * row[key];
-      Store(out + g * head_dim + i, ((sum[0] + sum[1]) + (sum[2] + sum[3])) * inverse);
-    }
-    for (; i < head_dim; ++i) {
-      float sum = 0;
-      for (int64_t key = 0; key < keys; ++key) sum += Value(v[key * head_dim + i]) * row[key];
-      Assign(out + g * head_dim + i, sum * inverse);
-    }
+    const float* const p = scores + g * keys;
+    Q* const to = out + g * head_dim;
+    if (heads == 4) AttendHeads<4>(p, v, keys, head_dim, inverse, to);
+    if (heads == 3) AttendHeads<3>(p, v, keys, head_dim, inverse, to);
+    if (heads == 2) AttendHeads<2>(p, v, keys, head_dim, inverse, to);
+    if (heads == 1) AttendHeads<1>(p, v, keys, head_dim, inverse, to);
   }
 }
 

@@ -33,14 +33,24 @@ inline float AddRest(float sum, const X* x, const W* w, int64_t begin, int64_t e
   return sum;
 }
 
+// A dot product of the whole steps, its lanes not yet added up.
 template <typename X, typename W>
-inline float Dot(const X* x, const W* w, int64_t count) {
+inline Floats DotLanes(const X* x, const W* w, int64_t count) {
   Floats sum = {};
-  int64_t i = 0;
-  for (; i + kStep<X, W> <= count; i += kStep<X, W>) {
+  for (int64_t i = 0; i + kStep<X, W> <= count; i += kStep<X, W>) {
     sum = Step(sum, LoadStep<X, W>(x + i), LoadStep<W, X>(w + i));
   }
-  return AddRest(Sum(sum), x, w, i, count);
+  return sum;
+}
+// Adds what fills no step.
+template <typename X, typename W>
+inline float AddDotRest(float sum, const X* x, const W* w, int64_t count) {
+  return AddRest(sum, x, w, count / kStep<X, W> * kStep<X, W>, count);
+}
+
+template <typename X, typename W>
+inline float Dot(const X* x, const W* w, int64_t count) {
+  return AddDotRest(Sum(DotLanes(x, w, count)), x, w, count);
 }
 
 // Asks for what lies far ahead of its use, into the second-level cache: the first one has too few
