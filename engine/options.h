@@ -117,8 +117,8 @@ struct EngineOptions {
   int32_t max_update_tokens = 4096;
   // Sessions that one training pass may hold.
   int32_t update_group = 4;
-  // Keep what enters a session's first adapted layer, token by token (fp32, hidden size), so that the
-  // layers below it are never computed again when the window moves or a chunk is learned.
+  // Keep what enters a session's first adapted layer, token by token (fp32, hidden size), so that
+  // the layers below it are never computed again when the window moves or a chunk is learned.
   bool keep_lower_layers = false;
   // Shapes of products and orders of sums depend on the session alone, so that the same commands
   // give the same bits whatever runs beside it (cascaded mode, CPU).

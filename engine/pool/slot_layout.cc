@@ -45,8 +45,8 @@ SlotLayout::SlotLayout(const ModelConfig& model, int32_t max_rank, int32_t windo
   }
   kv_elements_ = static_cast<int64_t>(layers_) * window_tokens * kv;
   if (keep_inputs) {
-    input_bytes_ = sizeof(float) * static_cast<uint64_t>(window_tokens) *
-                   static_cast<uint64_t>(model.hidden);
+    input_bytes_ =
+        sizeof(float) * static_cast<uint64_t>(window_tokens) * static_cast<uint64_t>(model.hidden);
   }
 }
 

@@ -73,8 +73,8 @@ class SlotLayout {
   // Parameters of an adapter.
   int64_t ActiveElements(const AdapterSpec& adapter) const;
 
-  // kv: keys, values and kept inputs; adapter: two serving copies and, to roll back to, one fp32 copy; optimizer: fp32 masters and
-  // both moments.
+  // kv: keys, values and kept inputs; adapter: two serving copies and, to roll back to, one fp32
+  // copy; optimizer: fp32 masters and both moments.
   RowBytes row_bytes() const;
 
  private:
