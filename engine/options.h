@@ -101,7 +101,7 @@ struct EngineOptions {
   int32_t threads = 0;
   // Rows; 0: as many as memory_budget_bytes allows.
   int32_t slots = 8;
-  // Bytes for all rows together; 0: no bound but `slots`.
+  // Bytes of the whole process (MemoryAccount), rows included; 0: no bound but `slots`.
   uint64_t memory_budget_bytes = 0;
   // Tokens of KV a row holds.
   int32_t window_tokens = 4096;

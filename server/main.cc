@@ -38,7 +38,7 @@ void QuietLibraries() {
 // Threads of a forward pass wait for each other some thousand times a second. OpenMP's spin for
 // milliseconds by default, which on cores shared with anybody else stalls the very thread that they
 // wait for: two servers on two cores decode 1.4 tokens/s each, and 34 with short spins, which cost
-// nothing measurable where the cores are ours. OpenMP reads the setting before main, so the process
+// at most 4 % where the cores are ours. OpenMP reads the setting before main, so the process
 // starts itself again, once; an operator's own setting wins.
 void ShortenSpins(char** argv) {
   if (getenv("GOMP_SPINCOUNT") != nullptr || getenv("OMP_WAIT_POLICY") != nullptr) return;

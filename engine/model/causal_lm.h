@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <vector>
 
 #include <ATen/ATen.h>
@@ -12,8 +13,16 @@
 #include "engine/model/layers/decoder_layer.h"
 #include "engine/model/model_config.h"
 #include "engine/pool/kv_pool.h"
+#include "engine/types.h"
 
 namespace mayfly {
+
+// Ids as models take them: [n] int64.
+inline at::Tensor TokenTensor(std::span<const TokenId> ids, at::Device device) {
+  return at::tensor(at::ArrayRef<TokenId>(ids.data(), ids.size()), at::kInt)
+      .to(at::kLong)
+      .to(device);
+}
 
 // The next `tokens` positions of one row.
 struct ForwardSegment {

@@ -105,17 +105,25 @@ class Loader {
 
 bool Proceeds(const TrainingBatch& batch) { return !batch.proceed || batch.proceed(); }
 
+// Where each token of a batch lies in its row.
+template <typename Segment>
+at::Tensor Positions(const std::vector<Segment>& segments, at::Device device) {
+  std::vector<int64_t> positions;
+  for (const Segment& segment : segments) {
+    for (int64_t i = 0; i < segment.tokens; ++i) positions.push_back(segment.row_begin + i);
+  }
+  return at::tensor(positions, at::kLong).to(device);
+}
+
 TrainingContext MakeContext(const TrainingBatch& batch, at::Device device) {
   TrainingContext context;
-  std::vector<int64_t> positions;
   int64_t begin = 0;
   for (const TrainingSegment& segment : batch.segments) {
     context.segments.push_back(
         {begin, segment.tokens, segment.adapter, segment.gradients, segment.dropout});
-    for (int64_t i = 0; i < segment.tokens; ++i) positions.push_back(segment.row_begin + i);
     begin += segment.tokens;
   }
-  context.positions = at::tensor(positions, at::kLong).to(device);
+  context.positions = Positions(batch.segments, device);
   return context;
 }
 
@@ -181,14 +189,6 @@ void KeepInputs(const at::Tensor& x, size_t layer, const std::vector<ForwardSegm
     }
     begin += segment.tokens;
   }
-}
-
-at::Tensor Positions(const std::vector<ForwardSegment>& segments, at::Device device) {
-  std::vector<int64_t> positions;
-  for (const ForwardSegment& segment : segments) {
-    for (int64_t i = 0; i < segment.tokens; ++i) positions.push_back(segment.row_begin + i);
-  }
-  return at::tensor(positions, at::kLong).to(device);
 }
 
 }  // namespace

@@ -405,7 +405,6 @@ void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, UpdateWork&
   const bool there = !work.tokens.empty() && work.begin >= window.start &&
                      (work.parallel ? end <= window.end() : end == window.end());
   const int64_t row_begin = static_cast<int64_t>(work.begin - window.start);
-  const size_t tokens_to_learn = work.tokens.size();
   // The last token of the context is run with the chunk; those before it need keys and values.
   const bool context_there = work.gradient_scope == GradientScope::kWindow ||
                              (there && static_cast<int64_t>(work.context.size()) <= row_begin &&
@@ -429,9 +428,8 @@ void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, UpdateWork&
   job.kv = parts_.kv.get();
   job.steps = sequence.optimizer_steps;
   job.row_begin = row_begin;
-  job.inputs_are_kept =
-      LowerLayers(sequence) > 0 &&
-      window.lower_length >= row_begin + static_cast<int64_t>(tokens_to_learn) - 1;
+  job.inputs_are_kept = LowerLayers(sequence) > 0 &&
+                        window.lower_length >= static_cast<int64_t>(end - window.start) - 1;
   job.cancelled = sequence.update->cancelled;
   job.queued = queued.submitted;
   job.shadow_is_free = Event::OfCurrentStream(parts_.numerics.device);

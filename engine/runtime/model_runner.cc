@@ -11,12 +11,6 @@
 namespace mayfly {
 namespace {
 
-at::Tensor TokenTensor(std::span<const TokenId> tokens, at::Device device) {
-  return at::tensor(at::ArrayRef<TokenId>(tokens.data(), tokens.size()), at::kInt)
-      .to(at::kLong)
-      .to(device);
-}
-
 // Row by row where there are kernels: a sum's order must not depend on how many rows there are.
 at::Tensor LogSumExp(const CausalLm& model, const at::Tensor& logits) {
   const cpu::Kernels* const kernels = model.numerics().kernels;

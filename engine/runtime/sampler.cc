@@ -83,24 +83,31 @@ void KeepTopP(double top_p, std::span<const float> logits, std::vector<float>& w
 // The token at which the running sum of weights passes `share` of their total.
 TokenId Draw(double share, std::span<const float> weights) {
   constexpr size_t kBlock = 1024;
-  double left = share * Total(weights);
-  size_t drawn = 0;
+  const auto block_at = [&](size_t begin) {
+    return weights.subspan(begin, std::min(kBlock, weights.size() - begin));
+  };
+  std::vector<double> sums;
   for (size_t begin = 0; begin < weights.size(); begin += kBlock) {
-    const auto block = weights.subspan(begin, std::min(kBlock, weights.size() - begin));
-    const double sum = Total(block);
-    if (sum == 0) continue;
-    if (left >= sum) {
-      left -= sum;
+    sums.push_back(Total(block_at(begin)));
+  }
+  double left = share * std::accumulate(sums.begin(), sums.end(), 0.0);
+  size_t drawn = 0;
+  for (size_t i = 0; i < sums.size(); ++i) {
+    if (sums[i] == 0) continue;
+    const size_t begin = i * kBlock;
+    const std::span<const float> block = block_at(begin);
+    if (left >= sums[i]) {
+      left -= sums[i];
       drawn = begin + block.size() - 1;  // should rounding leave a rest beyond the last block
       while (weights[drawn] == 0) --drawn;
       continue;
     }
-    for (size_t i = 0; i < block.size() && left >= 0; ++i) {
-      if (block[i] == 0) continue;
-      left -= block[i];
-      drawn = begin + i;
+    for (size_t k = 0; k < block.size() && left >= 0; ++k) {
+      if (block[k] == 0) continue;
+      left -= block[k];
+      drawn = begin + k;
     }
-    return static_cast<TokenId>(drawn);
+    break;
   }
   return static_cast<TokenId>(drawn);
 }

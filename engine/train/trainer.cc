@@ -12,10 +12,6 @@
 namespace mayfly {
 namespace {
 
-at::Tensor TokenTensor(const std::vector<TokenId>& tokens, at::Device device) {
-  return at::tensor(tokens, at::kInt).to(at::kLong).to(device);
-}
-
 // The tokens that a pass runs. The last one predicts nothing that is known yet.
 std::vector<TokenId> PassTokensOf(const UpdateWork& work) {
   std::vector<TokenId> tokens;

@@ -386,10 +386,7 @@ void AttendScores(const Q* q, const K* k, int64_t keys, int64_t head_dim, float 
 
 // Turns scores into exp(score - highest) and returns their sum.
 inline float AttendSoftmax(float* scores, int64_t keys) {
-  Floats highest = Floats{} - INFINITY;
-  ForLanes(keys, [&](auto lanes, int64_t i) { highest = Max(highest, lanes.Get(scores + i)); });
-  float best = highest[0];
-  for (int64_t i = 1; i < kLanes; ++i) best = highest[i] > best ? highest[i] : best;
+  const float best = Greatest(scores, keys);
   Floats sum = {};
   float rest = 0;
   ForLanes(keys, [&](auto lanes, int64_t i) {

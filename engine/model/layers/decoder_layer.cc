@@ -97,9 +97,14 @@ at::Tensor DecoderLayer::Mlp(const at::Tensor& x,
 }
 
 DecoderLayer::Qkv DecoderLayer::Project(const at::Tensor& x, const at::Tensor& positions,
-                                        const std::vector<AdapterSegment>& adapters) const {
+                                        const std::vector<AdapterSegment>& adapters,
+                                        LayerTrace* trace) const {
   Qkv qkv = Split(weights_.qkv.Forward(weights_.attention_norm.Forward(x), adapters));
   if (weights_.q_norm) {
+    if (trace != nullptr) {
+      trace->q_raw = qkv.q;
+      trace->k_raw = qkv.k;
+    }
     qkv.q = weights_.q_norm->Forward(qkv.q);
     qkv.k = weights_.k_norm->Forward(qkv.k);
   }
@@ -139,15 +144,7 @@ at::Tensor DecoderLayer::TrainForward(const at::Tensor& x, const TrainingContext
                                       const std::vector<LayerPrefix>& prefixes,
                                       LayerTrace* trace) const {
   trace->input = x;
-  Qkv qkv = Split(weights_.qkv.Forward(weights_.attention_norm.Forward(x), context.segments));
-  if (weights_.q_norm) {
-    trace->q_raw = qkv.q;
-    trace->k_raw = qkv.k;
-    qkv.q = weights_.q_norm->Forward(qkv.q);
-    qkv.k = weights_.k_norm->Forward(qkv.k);
-  }
-  rotary_->Rotate(qkv.q, context.positions);
-  rotary_->Rotate(qkv.k, context.positions);
+  const Qkv qkv = Project(x, context.positions, context.segments, trace);
   AttendSegments(qkv, context, prefixes, trace);
   trace->mlp_input = AddResidual(x, weights_.o.Forward(trace->attended, context.segments));
   trace->gate_up =

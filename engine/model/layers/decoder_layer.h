@@ -99,9 +99,9 @@ class DecoderLayer {
     at::Tensor v;
   };
   Qkv Split(const at::Tensor& qkv) const;
-  // Queries, keys and values of a serving pass, normed and rotated.
+  // Queries, keys and values, normed and rotated; `trace` keeps what the norms saw.
   Qkv Project(const at::Tensor& x, const at::Tensor& positions,
-              const std::vector<AdapterSegment>& adapters) const;
+              const std::vector<AdapterSegment>& adapters, LayerTrace* trace = nullptr) const;
   // Keys or values of a segment, [tokens, kv_heads, head_dim] of the batch, into its row.
   void Store(const at::Tensor& from, const AttentionSegment& segment, const at::Tensor& pool) const;
   at::Tensor AddResidual(const at::Tensor& x, const at::Tensor& y) const;
