@@ -6,7 +6,9 @@ if(MAYFLY_WERROR)
   target_compile_options(mayfly_flags INTERFACE -Werror)
 endif()
 if(MAYFLY_SANITIZE)
-  target_compile_options(mayfly_flags INTERFACE -fsanitize=${MAYFLY_SANITIZE} -fno-omit-frame-pointer)
+  # Instrumented code hides from GCC what an optional holds.
+  target_compile_options(mayfly_flags INTERFACE
+      -fsanitize=${MAYFLY_SANITIZE} -fno-omit-frame-pointer -Wno-maybe-uninitialized)
   target_link_options(mayfly_flags INTERFACE -fsanitize=${MAYFLY_SANITIZE})
 endif()
 target_include_directories(mayfly_flags INTERFACE ${CMAKE_SOURCE_DIR})

@@ -10,6 +10,7 @@
 #include "engine/device/open_device.h"
 #include "engine/device/team.h"
 #include "engine/device/torch_guard.h"
+#include "engine/model/checkpoint.h"
 #include "engine/model/supported_models.h"
 #include "engine/pool/memory_plan.h"
 #include "engine/runtime/engine_loop.h"
@@ -64,11 +65,12 @@ absl::Status AllocatePools(const ModelConfig& config, const EngineOptions& optio
 }
 
 EngineInfo MakeInfo(const EngineOptions& options, const ModelConfig& config, const CausalLm& model,
-                    bool has_chat_template) {
+                    uint64_t fingerprint, bool has_chat_template) {
   EngineInfo info;
   info.model = {ModelName(options.model_dir),
                 config.architecture,
                 model.parameters(),
+                fingerprint,
                 config.vocabulary,
                 config.layers,
                 config.max_positions,
@@ -104,7 +106,9 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateEngine(const EngineOptions& option
       static_cast<int>(at::elementSize(parts.numerics.weights)), options.keep_lower_layers);
   MAYFLY_ASSIGN_OR_RETURN(parts.model, LoadModel(options.model_dir, config, parts.numerics,
                                                  *parts.layout, options.window_tokens));
-  parts.info = MakeInfo(options, config, *parts.model, parts.chat_template != nullptr);
+  MAYFLY_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(options.model_dir));
+  parts.info = MakeInfo(options, config, *parts.model, checkpoint.Fingerprint(),
+                        parts.chat_template != nullptr);
   MAYFLY_RETURN_IF_ERROR(PlanRows(config, options, process_bytes, &parts));
   MAYFLY_RETURN_IF_ERROR(AllocatePools(config, options, &parts));
   ReturnFreeMemory();

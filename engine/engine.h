@@ -35,8 +35,9 @@ class Engine {
   // learn: a chunk that is complete waits, grows, and is given up in the end.
   virtual bool defers_learning() const = 0;
 
-  // Takes a free row and gives it a fresh adapter: RowOpened, or RowRefused (RESOURCE_EXHAUSTED: no
-  // row). UNAVAILABLE when the engine does not take work.
+  // Takes a free row and gives it a fresh adapter, or what it is to go on from: RowOpened, or
+  // RowRefused (RESOURCE_EXHAUSTED: no row; INVALID_ARGUMENT: not the state of such a row; else
+  // what the device said). UNAVAILABLE when the engine does not take work.
   virtual absl::Status Open(const RowOptions& options, std::shared_ptr<TokenSink> sink) = 0;
 
   // Adds work to the row's queue. A handle that is no longer valid is ignored: its owner has seen,

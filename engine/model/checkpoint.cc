@@ -25,6 +25,9 @@ namespace {
 
 using Json = nlohmann::json;
 
+// Of each end of a tensor, for the fingerprint: enough that no training leaves them all alone.
+constexpr size_t kSampledBytes = 1024;
+
 // A read-only mapping of a file, shared by the tensors that look into it.
 class MappedFile {
  public:
@@ -236,6 +239,25 @@ absl::StatusOr<at::Tensor> Checkpoint::Take(const std::string& name, at::IntArra
   }
   it->second.taken = true;
   return it->second.mapped.to(options, /*non_blocking=*/false, /*copy=*/true);
+}
+
+uint64_t Checkpoint::Fingerprint() const {
+  // FNV-1a, 64 bits (Fowler, Noll, Vo): the same on every machine.
+  uint64_t hash = 0xcbf29ce484222325;
+  const auto add = [&hash](absl::string_view bytes) {
+    for (const char byte : bytes) {
+      hash = (hash ^ static_cast<unsigned char>(byte)) * 0x100000001b3;
+    }
+  };
+  for (const auto& [name, entry] : tensors_) {
+    const at::Tensor& tensor = entry.mapped;
+    add(absl::StrCat(name, c10::toString(tensor.scalar_type()), ShapeText(tensor.sizes())));
+    const absl::string_view bytes(static_cast<const char*>(tensor.const_data_ptr()),
+                                  tensor.nbytes());
+    add(bytes.substr(0, kSampledBytes));
+    add(bytes.substr(bytes.size() - std::min(bytes.size(), kSampledBytes)));
+  }
+  return hash;
 }
 
 std::vector<std::string> Checkpoint::Unused() const {

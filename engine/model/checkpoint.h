@@ -4,6 +4,7 @@
 // model.safetensors.index.json names. Files are mapped, not read; a tensor is copied when it is
 // taken. Used by one thread, at load.
 
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
@@ -29,6 +30,8 @@ class Checkpoint {
   // or holds whole numbers. A tensor that was taken no longer counts as unused.
   absl::StatusOr<at::Tensor> Take(const std::string& name, at::IntArrayRef shape,
                                   const at::TensorOptions& options);
+  // Tells models apart: a hash of every tensor's name, type and shape and of some of its elements.
+  uint64_t Fingerprint() const;
   // Names that nobody has taken.
   std::vector<std::string> Unused() const;
 

@@ -23,6 +23,9 @@ class KvPool {
   // One layer of a row: [kv_heads, window_tokens, head_dim].
   at::Tensor Keys(int64_t row, int64_t layer) const { return keys_[row][layer]; }
   at::Tensor Values(int64_t row, int64_t layer) const { return values_[row][layer]; }
+  // All layers of a row: [layers, kv_heads, window_tokens, head_dim].
+  at::Tensor AllKeys(int64_t row) const { return keys_[row]; }
+  at::Tensor AllValues(int64_t row) const { return values_[row]; }
 
   bool keeps_inputs() const { return inputs_.defined(); }
   // The residual stream before the row's first adapted layer: [window_tokens, hidden], activations.

@@ -9,12 +9,14 @@
 #include "absl/strings/str_cat.h"
 #include "engine/device/stream.h"
 #include "engine/device/torch_guard.h"
+#include "engine/runtime/row_transfer.h"
 
 namespace mayfly {
 namespace {
 
 // Sessions bound what they send; the mailbox itself need not.
 constexpr size_t kUnbounded = static_cast<size_t>(-1);
+constexpr char kNoAdapter[] = "the session has no adapter";
 // Tokens before a generation that its first word's spelling may depend on.
 constexpr int64_t kDecoderContext = 8;
 
@@ -160,12 +162,29 @@ void EngineLoop::Handle(OpenMessage message) {
   sequence.tenant =
       tenants_.try_emplace(sequence.options.tenant, static_cast<int32_t>(tenants_.size()))
           .first->second;
-  if (sequence.options.adapter.enabled()) {
-    parts_.adapters->Initialize(handle->row, sequence.options.adapter);
-    TakeServingView(sequence);
+  if (const absl::Status status = FillRow(sequence); !status.ok()) {
+    Emit(sequence, 0, RowRefused{status});
+    ZeroRow(sequence);
+    slots_.Release(*handle);
+    sequences_.erase(handle->row);
+    return;
   }
   UpdateRowMetrics();
   Emit(sequence, 0, RowOpened{*handle, parts_.info.row_bytes});
+}
+
+absl::Status EngineLoop::FillRow(Sequence& sequence) {
+  absl::Status restored = absl::OkStatus();
+  const std::shared_ptr<const RowState> state = std::move(sequence.options.restore);
+  const absl::Status status = RunGuarded("opening a row", [&] {
+    if (state != nullptr) {
+      restored = RestoreRow(*state, &sequence, parts_.kv.get(), parts_.adapters.get());
+    } else if (sequence.options.adapter.enabled()) {
+      parts_.adapters->Initialize(sequence.handle.row, sequence.options.adapter);
+    }
+    if (sequence.options.adapter.enabled()) TakeServingView(sequence);
+  });
+  return status.ok() ? restored : status;
 }
 
 void EngineLoop::Handle(SubmitMessage message) {
@@ -362,8 +381,13 @@ void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, GenerateWor
   generation.work = std::move(work);
   generation.begin = sequence.window.end();
   generation.submitted = queued.submitted;
-  if (generation.counts_window()) generation.window_counts = CountTokens(sequence.window.tokens);
   const std::vector<TokenId>& tokens = sequence.window.tokens;
+  if (generation.counts_window()) generation.window_counts = CountTokens(tokens);
+  if (generation.counts_generated()) {
+    const size_t continued =
+        std::min(tokens.size(), static_cast<size_t>(generation.work.continued_tokens));
+    generation.generated_counts = CountTokens({tokens.end() - continued, tokens.end()});
+  }
   const auto context = tokens.end() - std::min(kDecoderContext, sequence.window.size());
   Deliver(sequence, queued.id, GenerationBegun{generation.work.stop, {context, tokens.end()}});
   sequence.generation = std::move(generation);
@@ -457,10 +481,27 @@ void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, ResetWork&)
   });
 }
 
+void EngineLoop::Start(Sequence& sequence, const QueuedWork& queued, ExportWork& work) {
+  if (work.adapter_alone && !sequence.options.adapter.enabled()) {
+    Emit(sequence, queued.id, WorkFailed{absl::FailedPreconditionError(kNoAdapter)});
+    return;
+  }
+  auto state = std::make_shared<RowState>();
+  const absl::Status status = RunGuarded("exporting the row", [&] {
+    *state = work.adapter_alone ? ExportAdapter(sequence, *parts_.adapters)
+                                : ExportRow(sequence, *parts_.kv, *parts_.adapters);
+  });
+  if (!status.ok()) {
+    Emit(sequence, queued.id, WorkFailed{status});
+    return;
+  }
+  Emit(sequence, queued.id, RowExported{std::move(state)});
+}
+
 void EngineLoop::ChangeAdapter(Sequence& sequence, WorkId id, bool new_version,
                                const std::function<void()>& change) {
   if (!sequence.options.adapter.enabled()) {
-    Emit(sequence, id, WorkFailed{absl::FailedPreconditionError("the session has no adapter")});
+    Emit(sequence, id, WorkFailed{absl::FailedPreconditionError(kNoAdapter)});
     return;
   }
   if (const absl::Status status = RunGuarded("changing the adapter", change); !status.ok()) {
@@ -824,18 +865,22 @@ Sequence* EngineLoop::Find(RowHandle row) {
 void EngineLoop::ReleaseIfDone(Sequence& sequence) {
   if (sequence.update) return;
   const RowHandle handle = sequence.handle;
-  parts_.kv->Zero(handle.row, sequence.window.kv_written);
+  ZeroRow(sequence);
   if (base_row_.owner == handle) ZeroBaseRow();
-  if (sequence.options.adapter.enabled()) {
-    parts_.adapters->Zero(handle.row, sequence.options.adapter);
-    serving_[static_cast<size_t>(handle.row)].reset();
-  }
   slots_.Release(handle);
   const double seconds = Seconds(clock_->Now() - sequence.close_requested);
   metrics_->slot_release_seconds.Observe(seconds);
   UpdateRowMetrics();
   Emit(sequence, 0, RowClosed{parts_.info.row_bytes, seconds});
   sequences_.erase(handle.row);
+}
+
+void EngineLoop::ZeroRow(Sequence& sequence) {
+  const int64_t row = sequence.handle.row;
+  parts_.kv->Zero(row, sequence.window.kv_written);
+  if (!sequence.options.adapter.enabled()) return;
+  parts_.adapters->Zero(row, sequence.options.adapter);
+  serving_[static_cast<size_t>(row)].reset();
 }
 
 void EngineLoop::UpdateRowMetrics() {

@@ -119,6 +119,7 @@ class EngineLoop final : public Engine {
   void Start(Sequence& sequence, const QueuedWork& queued, CheckpointWork& work);
   void Start(Sequence& sequence, const QueuedWork& queued, RollBackWork& work);
   void Start(Sequence& sequence, const QueuedWork& queued, ResetWork& work);
+  void Start(Sequence& sequence, const QueuedWork& queued, ExportWork& work);
   // Runs a change of the row's adapter and answers AdapterChanged, or WorkFailed where it throws.
   void ChangeAdapter(Sequence& sequence, WorkId id, bool new_version,
                      const std::function<void()>& change);
@@ -167,6 +168,8 @@ class EngineLoop final : public Engine {
   void FinishGeneration(Sequence& sequence, FinishReason reason, bool stop_confirmed = false);
 
   // Rows.
+  absl::Status FillRow(Sequence& sequence);
+  void ZeroRow(Sequence& sequence);
   Sequence* Find(RowHandle row);
   void ReleaseIfDone(Sequence& sequence);
   void UpdateRowMetrics();

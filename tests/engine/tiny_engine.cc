@@ -119,6 +119,18 @@ TestRow::TestRow(TinyEngine* engine, const AdapterSpec& spec, int32_t window_tok
   opened_ = sink_->Wait<RowOpened>();
 }
 
+TestRow::TestRow(TinyEngine* engine, TestRow& other, const AdapterSpec& spec)
+    : engine_(engine),
+      sink_(std::make_shared<RecordingSink>()),
+      stream_(other.stream_),
+      prefilled_(other.stream_.size()) {
+  RowOptions options{.adapter = spec,
+                     .window_tokens = engine->loop().info().window_tokens,
+                     .restore = other.Export()};
+  EXPECT_TRUE(engine->loop().Open(options, sink_).ok());
+  opened_ = sink_->Wait<RowOpened>();
+}
+
 WorkId TestRow::Submit(RowWork work) {
   if (const auto* prefill = std::get_if<PrefillWork>(&work)) {
     stream_.insert(stream_.end(), prefill->tokens.begin(), prefill->tokens.end());
@@ -166,6 +178,10 @@ RefreshWork TestRow::Keeping(int32_t keep_tokens) {
     for (const TextDelta& delta : sink_->All<TextDelta>(id)) position += delta.tokens.size();
   }
   return {position - std::min<uint64_t>(position, static_cast<uint64_t>(keep_tokens))};
+}
+
+std::shared_ptr<const RowState> TestRow::Export(bool adapter_alone) {
+  return sink_->Wait<RowExported>(Submit(ExportWork{adapter_alone})).state;
 }
 
 uint64_t TestRow::Change(RowWork work) {

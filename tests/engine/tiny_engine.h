@@ -80,6 +80,8 @@ class TestRow {
  public:
   // Opens a row. `window_tokens` 0: all that there are.
   explicit TestRow(TinyEngine* engine, const AdapterSpec& spec = Spec(), int32_t window_tokens = 0);
+  // Opens a row that goes on from where `other` is now, which stays as it is.
+  TestRow(TinyEngine* engine, TestRow& other, const AdapterSpec& spec = Spec());
 
   RowHandle handle() const { return opened_.row; }
   const RowOpened& opened() const { return opened_; }
@@ -97,6 +99,7 @@ class TestRow {
   Generated WaitGenerated(WorkId id);
   UpdateDone Update(UpdateWork work);
   void Refresh(int32_t keep_tokens);
+  std::shared_ptr<const RowState> Export(bool adapter_alone = false);
   // Keeps the newest tokens of all that this row has taken and delivered.
   RefreshWork Keeping(int32_t keep_tokens);
   // Checkpoint, roll-back or reset: the version after it.

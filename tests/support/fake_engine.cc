@@ -334,6 +334,13 @@ void FakeEngine::OpenRow(const RowOptions& options, const std::shared_ptr<TokenS
   ++row->generation;
   row->options = options;
   row->sink = sink;
+  if (options.restore != nullptr) {
+    row->stream.assign(options.restore->window_start, 0);  // what left the window is forgotten
+    row->stream.insert(row->stream.end(), options.restore->tokens.begin(),
+                       options.restore->tokens.end());
+    row->window_start = options.restore->window_start;
+    row->version = options.restore->adapter_version;
+  }
   const RowHandle handle{static_cast<int32_t>(row - rows_.begin()), row->generation};
   Emit(sink, 0, RowOpened{handle, info_.row_bytes});
 }
@@ -529,6 +536,24 @@ bool FakeEngine::Run(Row* row, Work* work, const RollBackWork&) {
 
 bool FakeEngine::Run(Row* row, Work* work, const ResetWork&) {
   Emit(row->sink, work->id, AdapterChanged{++row->version});
+  return true;
+}
+
+// Its tensors: what the adapter would be is its version alone.
+bool FakeEngine::Run(Row* row, Work* work, const ExportWork& work_to_do) {
+  auto state = std::make_shared<RowState>();
+  state->adapter_version = row->version;
+  const float version = static_cast<float>(row->version);
+  state->tensors.push_back({"version",
+                            DType::kFloat32,
+                            {1},
+                            std::string(reinterpret_cast<const char*>(&version), sizeof(version))});
+  if (!work_to_do.adapter_alone) {
+    state->window_start = row->window_start;
+    state->tokens.assign(row->stream.begin() + static_cast<std::ptrdiff_t>(row->window_start),
+                         row->stream.end());
+  }
+  Emit(row->sink, work->id, RowExported{std::move(state)});
   return true;
 }
 

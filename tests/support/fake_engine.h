@@ -186,6 +186,7 @@ class FakeEngine final : public Engine {
   bool Run(Row* row, Work* work, const CheckpointWork&) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool Run(Row* row, Work* work, const RollBackWork&) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool Run(Row* row, Work* work, const ResetWork&) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool Run(Row* row, Work* work, const ExportWork&) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   float Logprob(uint64_t position, uint64_t version) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   float BaseLogprob(uint64_t position) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   template <typename Body>
