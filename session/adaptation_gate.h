@@ -17,6 +17,8 @@ class AdaptationGate {
   // one odd passage must be three times the threshold to condemn an adapter.
   static constexpr double kNewestWeight = 1.0 / 3;
 
+  explicit AdaptationGate(double mean_excess = 0) : mean_excess_(mean_excess) {}
+
   // Takes one chunk's mean NLLs, nats per token, and judges by the running mean of their
   // difference. A verdict of kBad starts the mean anew.
   Verdict Judge(double nll, double base_nll, double threshold);
@@ -27,7 +29,7 @@ class AdaptationGate {
   double mean_excess() const { return mean_excess_; }
 
  private:
-  double mean_excess_ = 0;
+  double mean_excess_;
 };
 
 }  // namespace mayfly

@@ -17,6 +17,17 @@ float At(const std::vector<float>& values, size_t i) {
 
 }  // namespace
 
+absl::Status AppendTask::SetTokens(std::vector<TokenId> tokens) {
+  const uint32_t skip = command_.skip_tokens;
+  if (skip > tokens.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("skip_tokens is ", skip, ", the input has ", tokens.size(), " tokens"));
+  }
+  tokens_ = std::move(tokens);
+  taken_ = reported_ = piece_begin_ = static_cast<int32_t>(skip);
+  return absl::OkStatus();
+}
+
 PrefillWork AppendTask::NextPiece(uint64_t most, bool score) const {
   const size_t left = tokens_.size() - taken_;
   const auto begin = tokens_.begin() + taken_;

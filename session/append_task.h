@@ -24,7 +24,8 @@ class AppendTask {
 
   const AppendCommand& command() const { return command_; }
   bool has_tokens() const { return !tokens_.empty(); }
-  void SetTokens(std::vector<TokenId> tokens) { tokens_ = std::move(tokens); }
+  // All of the input's tokens. INVALID_ARGUMENT where more are to be skipped than there are.
+  absl::Status SetTokens(std::vector<TokenId> tokens);
 
   // The next piece for the row, of at most `most` tokens. Scored if the client asks or `score`.
   PrefillWork NextPiece(uint64_t most, bool score) const;

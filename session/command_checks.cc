@@ -83,6 +83,10 @@ absl::Status CheckGenerate(const GenerateCommand& command, const SessionLimits& 
                                                    ", it must be between 1 and ",
                                                    limits.max_generate_tokens));
   }
+  if (command.continued_tokens > static_cast<uint32_t>(limits.max_generate_tokens)) {
+    return absl::InvalidArgumentError(absl::StrCat("continued_tokens is ", command.continued_tokens,
+                                                   ", the limit is ", limits.max_generate_tokens));
+  }
   if (command.logprobs > kMaxLogprobs) {
     return absl::InvalidArgumentError(
         absl::StrCat("logprobs is ", command.logprobs, ", the limit is ", kMaxLogprobs));

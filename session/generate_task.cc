@@ -13,6 +13,7 @@ GenerateWork GenerateTask::Begin(uint64_t horizon, TimePoint now) {
           .stop_token_ids = {command_.stop_token_ids.begin(), command_.stop_token_ids.end()},
           .ignore_eos = command_.ignore_eos,
           .logprobs = static_cast<int32_t>(command_.logprobs),
+          .continued_tokens = static_cast<int32_t>(command_.continued_tokens),
           .horizon = horizon};
 }
 

@@ -81,41 +81,7 @@ AdaptationOptions OffOptions(int32_t window_tokens) {
   return options;
 }
 
-// ---- Wishes with every field set, from options and back ---------------------------------------
-
-Wishes ToWishes(const AdaptationOptions& options) {
-  Wishes wishes;
-  wishes.preset = options.preset;
-  wishes.rank = options.adapter.rank;
-  wishes.alpha = options.adapter.alpha;
-  wishes.target_modules = options.adapter.target_modules;
-  wishes.first_layer = options.adapter.first_layer;
-  wishes.chunk_tokens = options.chunk_tokens;
-  wishes.context_tokens = options.context_tokens;
-  wishes.epochs = options.epochs;
-  wishes.gradient_scope = options.gradient_scope;
-  wishes.learning_rate = options.optimizer.learning_rate;
-  wishes.warmup_chunks = options.warmup_chunks;
-  wishes.weight_decay = options.optimizer.weight_decay;
-  wishes.beta1 = options.optimizer.beta1;
-  wishes.beta2 = options.optimizer.beta2;
-  wishes.eps = options.optimizer.eps;
-  wishes.grad_clip = options.grad_clip;
-  wishes.dropout = options.dropout;
-  wishes.mode = options.mode;
-  wishes.max_lag_chunks = options.max_lag_chunks;
-  wishes.kv_policy = options.kv_policy;
-  wishes.refresh_every = options.refresh_every;
-  wishes.learn_from = options.learn_from;
-  wishes.output_weight = options.output_weight;
-  wishes.receipt = options.receipt;
-  wishes.gate = options.gate;
-  wishes.gate_threshold = options.gate_threshold;
-  wishes.init = options.adapter.init;
-  wishes.seed = options.adapter.seed;
-  wishes.target_inter_token_ms = options.target_inter_token_ms;
-  return wishes;
-}
+// ---- Options from wishes with every field set -------------------------------------------------
 
 // `wishes` has every field set, and in range.
 AdaptationOptions ToOptions(const Wishes& wishes) {
@@ -305,15 +271,9 @@ absl::Status CheckSampling(const SamplingWishes& wishes) {
 }
 
 SamplingWishes BuiltInSampling(uint64_t seed) {
-  const SamplingOptions options;
-  return {.temperature = options.temperature,
-          .top_p = options.top_p,
-          .top_k = options.top_k,
-          .min_p = options.min_p,
-          .repetition_penalty = options.repetition_penalty,
-          .frequency_penalty = options.frequency_penalty,
-          .presence_penalty = options.presence_penalty,
-          .seed = seed};
+  SamplingOptions options;
+  options.seed = seed;
+  return ToWishes(options);
 }
 
 // ---- Changes of a running session --------------------------------------------------------------
@@ -341,6 +301,51 @@ const char* FixedOptionIn(const Wishes& wishes) {
 }
 
 }  // namespace
+
+Wishes ToWishes(const AdaptationOptions& options) {
+  Wishes wishes;
+  wishes.preset = options.preset;
+  wishes.rank = options.adapter.rank;
+  wishes.alpha = options.adapter.alpha;
+  wishes.target_modules = options.adapter.target_modules;
+  wishes.first_layer = options.adapter.first_layer;
+  wishes.chunk_tokens = options.chunk_tokens;
+  wishes.context_tokens = options.context_tokens;
+  wishes.epochs = options.epochs;
+  wishes.gradient_scope = options.gradient_scope;
+  wishes.learning_rate = options.optimizer.learning_rate;
+  wishes.warmup_chunks = options.warmup_chunks;
+  wishes.weight_decay = options.optimizer.weight_decay;
+  wishes.beta1 = options.optimizer.beta1;
+  wishes.beta2 = options.optimizer.beta2;
+  wishes.eps = options.optimizer.eps;
+  wishes.grad_clip = options.grad_clip;
+  wishes.dropout = options.dropout;
+  wishes.mode = options.mode;
+  wishes.max_lag_chunks = options.max_lag_chunks;
+  wishes.kv_policy = options.kv_policy;
+  wishes.refresh_every = options.refresh_every;
+  wishes.learn_from = options.learn_from;
+  wishes.output_weight = options.output_weight;
+  wishes.receipt = options.receipt;
+  wishes.gate = options.gate;
+  wishes.gate_threshold = options.gate_threshold;
+  wishes.init = options.adapter.init;
+  wishes.seed = options.adapter.seed;
+  wishes.target_inter_token_ms = options.target_inter_token_ms;
+  return wishes;
+}
+
+SamplingWishes ToWishes(const SamplingOptions& options) {
+  return {.temperature = options.temperature,
+          .top_p = options.top_p,
+          .top_k = options.top_k,
+          .min_p = options.min_p,
+          .repetition_penalty = options.repetition_penalty,
+          .frequency_penalty = options.frequency_penalty,
+          .presence_penalty = options.presence_penalty,
+          .seed = options.seed};
+}
 
 absl::StatusOr<AdaptationOptions> ResolveAdaptation(const AdaptationWishes& wishes,
                                                     const AdaptationWishes& server_defaults,

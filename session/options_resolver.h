@@ -12,6 +12,10 @@
 
 namespace mayfly {
 
+// Wishes with every field set, which resolve to these options again.
+AdaptationWishes ToWishes(const AdaptationOptions& options);
+SamplingWishes ToWishes(const SamplingOptions& options);
+
 // Precedence: wishes, then the server's defaults, then the preset. `window_tokens` is the
 // session's. The adapter's seed is `seed` unless wished otherwise.
 absl::StatusOr<AdaptationOptions> ResolveAdaptation(const AdaptationWishes& wishes,

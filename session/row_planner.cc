@@ -1,6 +1,7 @@
 #include "session/row_planner.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <utility>
 
@@ -14,6 +15,62 @@ namespace mayfly {
 RowPlanner::RowPlanner(const AdaptationOptions& options, int32_t window_tokens,
                        int32_t max_update_tokens)
     : window_tokens_(window_tokens), max_update_tokens_(max_update_tokens), options_(options) {}
+
+RowPlanner::State RowPlanner::Save() const {
+  MAYFLY_CHECK(!learning());
+  State state{.options = options_,
+              .paused = paused_,
+              .position = position_,
+              .window_start = window_start_,
+              .history = {},
+              .chunk_begin = chunk_begin_,
+              .chunk_index = chunk_index_,
+              .deferred_chunks = deferred_chunks_,
+              .version = version_,
+              .learned_chunks = learned_chunks_,
+              .updates_since_refresh = updates_since_refresh_,
+              .refresh_due = refresh_due_,
+              .mean_excess = gate_.mean_excess()};
+  for (uint64_t position = history_.begin(); position < history_.end(); ++position) {
+    state.history.push_back(history_.at(position));
+  }
+  return state;
+}
+
+absl::Status RowPlanner::Check(const State& state, int32_t window_tokens) {
+  const uint64_t window = static_cast<uint64_t>(window_tokens);
+  const uint64_t context = std::min<uint64_t>(state.chunk_begin, state.options.context_tokens);
+  const bool ordered = state.window_start <= state.chunk_begin &&
+                       state.chunk_begin <= state.position &&
+                       state.position - state.window_start <= window;
+  const bool remembered = ordered && state.history.size() <= state.position &&
+                          state.history.size() >= state.position - state.chunk_begin + context;
+  // One chunk more than may be collected has never been.
+  const uint64_t chunk_tokens = std::max(1, state.options.chunk_tokens);
+  const bool bounded = state.deferred_chunks <= (state.position - state.chunk_begin) / chunk_tokens;
+  if (remembered && bounded && state.updates_since_refresh >= 0 &&
+      std::isfinite(state.mean_excess)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError("what it collects to learn is not where its stream is");
+}
+
+RowPlanner::RowPlanner(const State& state, int32_t window_tokens, int32_t max_update_tokens)
+    : window_tokens_(window_tokens),
+      max_update_tokens_(max_update_tokens),
+      options_(state.options),
+      gate_(state.mean_excess),
+      paused_(state.paused),
+      position_(state.position),
+      window_start_(state.window_start),
+      history_(state.position - state.history.size(), state.history),
+      chunk_begin_(state.chunk_begin),
+      chunk_index_(state.chunk_index),
+      deferred_chunks_(state.deferred_chunks),
+      version_(state.version),
+      learned_chunks_(state.learned_chunks),
+      updates_since_refresh_(state.updates_since_refresh),
+      refresh_due_(state.refresh_due) {}
 
 void RowPlanner::Add(const HistoryToken& token) {
   MAYFLY_CHECK(position_ < horizon());

@@ -16,6 +16,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "engine/types.h"
@@ -34,6 +35,32 @@ class RowPlanner {
   // `max_update_tokens` is the engine's bound on one training pass; 0: none.
   RowPlanner(const AdaptationOptions& options, int32_t window_tokens,
              int32_t max_update_tokens = 0);
+
+  // ---- Going on elsewhere -------------------------------------------------------------------
+
+  // All of it between two chunks.
+  struct State {
+    AdaptationOptions options;
+    bool paused = false;
+    uint64_t position = 0;
+    uint64_t window_start = 0;
+    // The newest tokens, up to `position`.
+    std::vector<HistoryToken> history;
+    uint64_t chunk_begin = 0;
+    uint64_t chunk_index = 0;
+    uint64_t deferred_chunks = 0;
+    uint64_t version = 0;
+    uint64_t learned_chunks = 0;
+    int32_t updates_since_refresh = 0;
+    bool refresh_due = false;
+    double mean_excess = 0;
+  };
+  // REQUIRES: no chunk is in hand.
+  State Save() const;
+  // INVALID_ARGUMENT where it is not a state of such a planner.
+  static absl::Status Check(const State& state, int32_t window_tokens);
+  // REQUIRES: Check(state, window_tokens).ok().
+  RowPlanner(const State& state, int32_t window_tokens, int32_t max_update_tokens);
 
   // ---- The stream ---------------------------------------------------------------------------
 

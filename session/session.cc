@@ -10,6 +10,15 @@
 #include "session/options_resolver.h"
 
 namespace mayfly {
+namespace {
+
+constexpr char kGoingAway[] = "the server is going away";
+constexpr char kMoves[] = "the session goes on elsewhere";
+constexpr char kNoStore[] = "this server has no snapshot store (--snapshot_store)";
+// What a client's own copy is called.
+constexpr char kSnapshotFile[] = "session.snapshot";
+
+}  // namespace
 
 Session::Session(const Environment* environment, std::string id, ClientIdentity client,
                  std::function<void()> on_ready)
@@ -60,11 +69,25 @@ void Session::Drain(double deadline_unix_seconds) {
   {
     MutexLock lock(&mu_);
     drain_deadline_ = deadline_unix_seconds;
-    if (state_ == State::kNew) {
+    if (state_ == State::kNew || state_ == State::kLoading) {
       BeginEnd({CloseReason::kDrained, absl::UnavailableError("the server is draining")});
     } else if (state_ == State::kOpen) {
-      outbox_.Put({0, DrainingEvent{deadline_unix_seconds}});
+      outbox_.Put({0, DrainingEvent{deadline_unix_seconds, {}}});
     }
+  }
+  Flush();
+}
+
+void Session::HandOver() {
+  {
+    MutexLock lock(&mu_);
+    const SnapshotVault* const vault = environment_.vault;
+    if (state_ != State::kOpen || vault == nullptr || !vault->has_store()) {
+      BeginEnd({CloseReason::kDrained, absl::UnavailableError(kGoingAway)});
+    } else if (!std::exchange(leaving_, true)) {
+      CutShort();
+    }
+    Continue();
   }
   Flush();
 }
@@ -134,7 +157,7 @@ void Session::Receive(uint64_t request_id, SessionCommand command) {
 }
 
 absl::Status Session::CheckAcceptable(uint64_t request_id, const SessionCommand& command) const {
-  if (state_ == State::kClosing || state_ == State::kOver || half_closed_) {
+  if (state_ == State::kClosing || state_ == State::kOver || half_closed_ || leaving_) {
     return absl::FailedPreconditionError("the session is closing and takes no more commands");
   }
   if (std::holds_alternative<OpenCommand>(command)) {
@@ -157,7 +180,8 @@ absl::Status Session::CheckAcceptable(uint64_t request_id, const SessionCommand&
 
 bool Session::IsOutstanding(uint64_t request_id) const {
   if (running_ && running_->request_id == request_id) return true;
-  if (state_ == State::kOpening && open_request_id_ == request_id) return true;
+  const bool opens = state_ == State::kLoading || state_ == State::kOpening;
+  if (opens && open_request_id_ == request_id) return true;
   return std::any_of(waiting_.begin(), waiting_.end(), [request_id](const Waiting& waiting) {
     return waiting.request_id == request_id;
   });
@@ -172,20 +196,70 @@ void Session::Open(uint64_t request_id, const SessionCommand& command) {
     return BeginEnd({CloseReason::kInvalid,
                      absl::InvalidArgumentError("the first command of a stream must be open")});
   }
-  if (absl::Status status = ResolveOpen(*open); !status.ok()) {
-    return BeginEnd({CloseReason::kInvalid, std::move(status)});
+  open_request_id_ = request_id;
+  label_ = open->label;
+  const bool resumes = !open->resume_token.empty();
+  absl::Status resolved = resumes ? LoadSnapshot(*open) : ResolveOpen(*open);
+  if (!resolved.ok()) return BeginEnd({CloseReason::kInvalid, std::move(resolved)});
+  if (!resumes) TakeRow();
+}
+
+absl::Status Session::LoadSnapshot(const OpenCommand& open) {
+  SnapshotVault* const vault = environment_.vault;
+  if (vault == nullptr || !vault->has_store()) return absl::FailedPreconditionError(kNoStore);
+  state_ = State::kLoading;
+  calls_.Add([self = shared_from_this(), vault, token = open.resume_token] {
+    vault->Load(self->client_.tenant, token,
+                [self](const absl::StatusOr<std::string>& plain) { self->OnLoaded(plain); });
+  });
+  return absl::OkStatus();
+}
+
+void Session::OnLoaded(const absl::StatusOr<std::string>& plain) {
+  {
+    MutexLock lock(&mu_);
+    if (state_ != State::kLoading) return;
+    absl::Status status = plain.ok() ? Resume(*plain) : plain.status();
+    if (status.ok()) {
+      TakeRow();
+    } else {
+      BeginEnd({CloseReason::kInvalid, std::move(status)});
+    }
   }
+  Flush();
+}
+
+absl::Status Session::Resume(absl::string_view plain) {
+  const EngineInfo& engine = environment_.engine->info();
+  MAYFLY_ASSIGN_OR_RETURN(Snapshot snapshot, DecodeSnapshot(plain));
+  MAYFLY_RETURN_IF_ERROR(CheckSnapshot(snapshot, engine));
+  if (label_.empty()) label_ = std::move(snapshot.label);
+  window_tokens_ = snapshot.window_tokens;
+  seed_ = snapshot.seed;
+  sampling_ = snapshot.sampling;
+  sampling_wishes_ = ToWishes(sampling_);
+  usage_ = snapshot.usage;
+  updates_ = snapshot.updates;
+  updates_applied_ = snapshot.updates_applied;
+  window_broken_ = snapshot.window_broken;
+  planner_.emplace(snapshot.planner, window_tokens_, engine.max_update_tokens);
+  restore_ = std::move(snapshot.row);
+  resumed_ = true;
+  return absl::OkStatus();
+}
+
+void Session::TakeRow() {
   if (absl::Status status = environment_.admit(this); !status.ok()) {
     const bool draining = absl::IsUnavailable(status);
     return BeginEnd({draining ? CloseReason::kDrained : CloseReason::kNoRow, std::move(status)});
   }
   state_ = State::kOpening;
-  open_request_id_ = request_id;
   const RowOptions options{
       .adapter = planner_->options().adapter,
       .window_tokens = window_tokens_,
       .tenant = client_.tenant,
-      .target_inter_token_seconds = planner_->options().target_inter_token_ms / 1000};
+      .target_inter_token_seconds = planner_->options().target_inter_token_ms / 1000,
+      .restore = std::exchange(restore_, nullptr)};
   calls_.Add([self = shared_from_this(), options] { self->OpenRow(options); });
 }
 
@@ -241,6 +315,18 @@ void Session::AnswerCancelled(const Waiting& waiting, const std::string& why) {
   }
 }
 
+void Session::CutShort() {
+  for (const Waiting& waiting : waiting_) AnswerCancelled(waiting, kMoves);
+  waiting_.clear();
+  if (RunningTask<AdaptTask>() == nullptr) {
+    if (running_) CancelRunning();
+  } else if (!Is(busy_, Purpose::kReset)) {
+    // What is in hand is learned; what is not goes on being collected.
+    if (!planner_->learning()) planner_->CancelUpdateNow();
+    Fail(absl::CancelledError(kMoves));
+  }
+}
+
 void Session::CancelRunning() {
   if (running_->ending) return;
   std::visit([&](auto& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { CancelTask(task); },
@@ -266,6 +352,12 @@ void Session::CancelTask(AdaptTask& task) {
   FailRunning(task, absl::CancelledError("the update was cancelled"));
 }
 
+// What the row or the vault still answers finds nobody waiting.
+void Session::CancelTask(ExportTask&) {
+  if (Is(busy_, Purpose::kExport) || Is(busy_, Purpose::kVault)) busy_.reset();
+  Fail(absl::CancelledError("the export was cancelled"));
+}
+
 // ---- The main line -------------------------------------------------------------------------
 
 void Session::Continue() {
@@ -276,8 +368,10 @@ void Session::Continue() {
 }
 
 bool Session::GoOn() {
+  if (state_ != State::kOpen) return false;
+  if (leaving_) return GoOnLeaving();
   // Without room the reader is behind: OnRoom goes on from here.
-  if (state_ != State::kOpen || outbox_.room() == 0) return false;
+  if (outbox_.room() == 0) return false;
   return GoOnBeside() || GoOnWithCommands();
 }
 
@@ -285,7 +379,8 @@ bool Session::GoOnBeside() {
   if (side_) return false;
   if (!planner_->parallel()) return !busy_ && Learn();
   // For a client that has left nothing is learned, and a reset must find nothing in hand.
-  if ((half_closed_ && idle()) || Is(busy_, Purpose::kReset)) return false;
+  const bool holds_still = Is(busy_, Purpose::kReset) || Is(busy_, Purpose::kExport);
+  if ((half_closed_ && idle()) || holds_still) return false;
   return Learn() || (!refresh_failed_ && Refresh());
 }
 
@@ -301,6 +396,14 @@ bool Session::GoOnWithCommands() {
     return false;
   }
   return !side_ && !refresh_failed_ && Refresh();
+}
+
+bool Session::GoOnLeaving() {
+  if (busy_ || side_) return false;
+  if (planner_->learning()) return Learn();
+  if (running_) return StepRunning();
+  Submit(Purpose::kExport, ExportWork{});
+  return true;
 }
 
 bool Session::Learn() {
@@ -346,6 +449,9 @@ absl::StatusOr<Session::Task> Session::MakeTask(Waiting waiting) const {
   if (auto* adapt = std::get_if<AdaptCommand>(&waiting.command)) {
     return AdaptTask{std::move(*adapt)};
   }
+  if (const auto* to_export = std::get_if<ExportCommand>(&waiting.command)) {
+    return MakeExport(*to_export);
+  }
   return std::get<InvalidCommand>(waiting.command).status;
 }
 
@@ -357,8 +463,9 @@ absl::StatusOr<Session::Task> Session::MakeAppend(AppendCommand command) const {
     MAYFLY_ASSIGN_OR_RETURN(tokens,
                             CheckTokenIds(*ids, environment_.engine->info().model.vocabulary));
   }
+  const bool tokenized = !tokens.empty();
   AppendTask task(std::move(command));
-  task.SetTokens(std::move(tokens));
+  if (tokenized) MAYFLY_RETURN_IF_ERROR(task.SetTokens(std::move(tokens)));
   return task;
 }
 
@@ -376,6 +483,20 @@ absl::StatusOr<Session::Task> Session::MakeGenerate(GenerateCommand command,
   return GenerateTask(std::move(command), sampling, arrived);
 }
 
+absl::StatusOr<Session::Task> Session::MakeExport(const ExportCommand& command) const {
+  if (command.format == ExportFormat::kPeft) {
+    if (planner_->options().enabled()) return ExportTask(command);
+    return absl::FailedPreconditionError("the session has no adapter (preset off)");
+  }
+  if (environment_.vault == nullptr) {
+    return absl::FailedPreconditionError("this server seals no snapshots (--snapshot_key_file)");
+  }
+  if (command.store && !environment_.vault->has_store()) {
+    return absl::FailedPreconditionError(kNoStore);
+  }
+  return ExportTask(command);
+}
+
 bool Session::StepRunning() {
   if (running_->ending) return false;
   return std::visit([&](auto& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return Step(task); },
@@ -389,6 +510,10 @@ bool Session::Step(AppendTask& task) {
                 input = std::get<TextInput>(task.command().input)] {
       environment_.engine->Tokenize(input, id, self);
     });
+    return true;
+  }
+  if (task.finished()) {  // all of it was in the stream before
+    Answer(task.Report(true, planner_->window_position()));
     return true;
   }
   if (!planner_->parallel() && Refresh()) return true;
@@ -424,6 +549,24 @@ bool Session::Step(AdaptTask& task) {
   task.begun = true;
   refresh_failed_ = false;
   if (absl::Status status = BeginAdapt(task.command); !status.ok()) Fail(std::move(status));
+  return true;
+}
+
+// Between two chunks too; then chunk by chunk, as the client takes them.
+bool Session::Step(ExportTask& task) {
+  if (task.has_files()) {
+    ExportedEvent chunk = task.NextChunk();
+    if (chunk.done) {
+      Answer(std::move(chunk));
+    } else {
+      outbox_.Put({running_->request_id, std::move(chunk)});
+    }
+    return true;
+  }
+  if (side_ || planner_->learning() || task.begun()) return false;
+  task.Begin();
+  Submit(Purpose::kExport,
+         ExportWork{.adapter_alone = task.command().format == ExportFormat::kPeft});
   return true;
 }
 
@@ -474,13 +617,17 @@ void Session::On(WorkId, RowOpened& opened) {
                                              .sampling = sampling_,
                                              .window_tokens = window_tokens_,
                                              .seed = seed_,
-                                             .reserved = opened.bytes}});
-  if (drain_deadline_) outbox_.Put({0, DrainingEvent{*drain_deadline_}});
+                                             .reserved = opened.bytes,
+                                             .resumed = resumed_,
+                                             .stream_position = planner_->position(),
+                                             .adapter_version = planner_->adapter_version()}});
+  if (drain_deadline_) outbox_.Put({0, DrainingEvent{*drain_deadline_, {}}});
 }
 
 void Session::On(WorkId, RowRefused& refused) {
-  environment_.metrics->rejected_no_row.Increment();
-  RefuseRow(CloseReason::kNoRow, std::move(refused.status));
+  const bool invalid = absl::IsInvalidArgument(refused.status);  // what it was to go on from
+  if (!invalid) environment_.metrics->rejected_no_row.Increment();
+  RefuseRow(invalid ? CloseReason::kInvalid : CloseReason::kNoRow, std::move(refused.status));
 }
 
 void Session::RefuseRow(CloseReason reason, absl::Status status) {
@@ -493,7 +640,8 @@ void Session::On(WorkId id, Tokenized& tokenized) {
   if (!tokenized.tokens.ok()) return Fail(tokenized.tokens.status());
   absl::Status status = CheckAppendLength(tokenized.tokens->size(), environment_.limits);
   if (!status.ok()) return Fail(std::move(status));
-  RunningTask<AppendTask>()->SetTokens(*std::move(tokenized.tokens));
+  status = RunningTask<AppendTask>()->SetTokens(*std::move(tokenized.tokens));
+  if (!status.ok()) Fail(std::move(status));
 }
 
 void Session::On(WorkId id, Scored& scored) {
@@ -563,6 +711,82 @@ void Session::On(WorkId id, AdapterChanged& changed) {
   PutReceipt();
 }
 
+void Session::On(WorkId id, RowExported& exported) {
+  if (EndWork(id) != Purpose::kExport) return;
+  if (leaving_) return PutIntoVault(std::move(exported.state), /*store=*/true);
+  ExportTask& task = *RunningTask<ExportTask>();
+  if (task.command().format == ExportFormat::kSnapshot) {
+    return PutIntoVault(std::move(exported.state), task.command().store);
+  }
+  task.SetFiles(PeftFiles(std::move(exported.state), planner_->options().adapter,
+                          environment_.engine->info().model));
+}
+
+void Session::PutIntoVault(std::shared_ptr<const RowState> row, bool store) {
+  busy_ = Busy{++last_work_id_, Purpose::kVault};
+  auto snapshot = std::make_shared<const Snapshot>(TakeSnapshot(std::move(row)));
+  calls_.Add([self = shared_from_this(), id = busy_->id, store, snapshot = std::move(snapshot)] {
+    SnapshotVault& vault = *self->environment_.vault;
+    const auto plain = [snapshot] { return EncodeSnapshot(*snapshot); };
+    const auto done = [self, id](absl::StatusOr<std::string> result) {
+      self->OnVault(id, std::move(result));
+    };
+    if (store) {
+      vault.Save(self->client_.tenant, plain, done);
+    } else {
+      vault.Seal(self->client_.tenant, plain, done);
+    }
+  });
+}
+
+Snapshot Session::TakeSnapshot(std::shared_ptr<const RowState> row) const {
+  const EngineInfo& engine = environment_.engine->info();
+  return {.model_fingerprint = engine.model.fingerprint,
+          .dtype = engine.dtype,
+          .label = label_,
+          .window_tokens = window_tokens_,
+          .seed = seed_,
+          .sampling = sampling_,
+          .usage = usage_,
+          .updates = updates_,
+          .updates_applied = updates_applied_,
+          .window_broken = window_broken_,
+          .planner = planner_->Save(),
+          .row = std::move(row)};
+}
+
+void Session::OnVault(WorkId id, absl::StatusOr<std::string> result) {
+  {
+    MutexLock lock(&mu_);
+    if (EndWork(id) != Purpose::kVault) return;
+    last_activity_ = Now();
+    if (leaving_) {
+      Leave(result);
+    } else if (!result.ok()) {
+      Fail(result.status());
+    } else if (ExportTask& task = *RunningTask<ExportTask>(); task.command().store) {
+      ExportedEvent stored;
+      stored.resume_token = *std::move(result);
+      stored.done = true;
+      Answer(std::move(stored));
+    } else {
+      task.SetFiles({ExportFile(kSnapshotFile, *std::move(result))});
+    }
+    Continue();
+  }
+  Flush();
+}
+
+void Session::Leave(const absl::StatusOr<std::string>& token) {
+  if (token.ok()) {
+    outbox_.Put({0, DrainingEvent{drain_deadline_.value_or(0), *token}});
+  } else {
+    environment_.logger->Error(
+        "hand_over_failed", {{"session", id_}, {"error", std::string(token.status().message())}});
+  }
+  BeginEnd({CloseReason::kDrained, absl::UnavailableError(kGoingAway)});
+}
+
 void Session::On(WorkId id, WorkFailed& failed) {
   if (GenerationOf(id) != nullptr) {
     EndWork(id);
@@ -572,6 +796,8 @@ void Session::On(WorkId id, WorkFailed& failed) {
   if (purpose == Purpose::kPrefill) OnPrefillFailed(failed);
   if (purpose == Purpose::kRefresh) OnRefreshFailed(failed.status);
   if (purpose == Purpose::kReset) Fail(std::move(failed.status));
+  if (purpose == Purpose::kExport && leaving_) return Leave(failed.status);
+  if (purpose == Purpose::kExport) Fail(std::move(failed.status));
   if (purpose == Purpose::kLearn) planner_->OnLearningFailed(failed.status);
 }
 
@@ -584,7 +810,8 @@ void Session::OnPrefillFailed(const WorkFailed& failed) {
 }
 
 // The client's wish to end it, or what made it impossible.
-void Session::FailEndingAppend(const AppendTask& task) {
+void Session::FailEndingAppend(AppendTask& task) {
+  ReportIfLeaving(task);
   Fail(running_->failure.ok() ? CancelledAppend(task) : running_->failure);
 }
 
@@ -604,10 +831,11 @@ void Session::EndRunning(WorkId id, absl::Status failure) {
   CancelWork(id);
 }
 
-void Session::FailRunning(AppendTask&, absl::Status status) {
+void Session::FailRunning(AppendTask& task, absl::Status status) {
   if (Is(busy_, Purpose::kPrefill)) return EndRunning(busy_->id, std::move(status));
   // A tokenization still on its way comes too late.
   busy_.reset();
+  ReportIfLeaving(task);
   Fail(std::move(status));
 }
 
@@ -622,6 +850,15 @@ void Session::FailRunning(AdaptTask&, absl::Status status) {
   planner_->CancelUpdateNow();
   if (Is(side_, Purpose::kLearn)) CancelWork(side_->id);
   Fail(std::move(status));
+}
+
+// An export does not need the window.
+void Session::FailRunning(ExportTask&, absl::Status) {}
+
+// Elsewhere the client goes on behind what the row has taken.
+void Session::ReportIfLeaving(AppendTask& task) {
+  if (!leaving_ || !task.has_tokens()) return;
+  outbox_.Put({running_->request_id, task.Report(false, planner_->window_position())});
 }
 
 void Session::On(WorkId, RowClosed& closed) {
@@ -736,7 +973,8 @@ void Session::BeginEnd(Ending ending) {
   side_.reset();
   ending_ = std::move(ending);
   switch (state_) {
-    case State::kNew: return FinishEnd(0);
+    case State::kNew:
+    case State::kLoading: return FinishEnd(0);
     case State::kOpening: break;  // RowOpened or RowRefused goes on
     case State::kOpen: CloseRow(); break;
     case State::kClosing:

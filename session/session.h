@@ -31,10 +31,13 @@
 #include "engine/engine.h"
 #include "session/append_task.h"
 #include "session/call_queue.h"
+#include "session/export_task.h"
 #include "session/generate_task.h"
 #include "session/metrics.h"
 #include "session/outbox.h"
 #include "session/row_planner.h"
+#include "session/snapshot.h"
+#include "session/snapshot_vault.h"
 #include "session/types.h"
 
 namespace mayfly {
@@ -50,6 +53,8 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
     SessionLimits limits;
     AdaptationWishes default_adaptation;
     SamplingWishes default_sampling;
+    // Null: no snapshots.
+    SnapshotVault* vault = nullptr;
     std::function<uint64_t()> random;
     // Asks whether this session may open. Called with the session's mutex held; calls nothing back.
     std::function<absl::Status(const Session*)> admit;
@@ -70,6 +75,9 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
 
   // Tells the client that the server goes away; a session that has not opened ends at once.
   void Drain(double deadline_unix_seconds);
+  // Ends the session with UNAVAILABLE; where the server has a store, once the session lies in it
+  // and the client has its token. What runs is cut short, but for an update, which is finished.
+  void HandOver();
   // Ends the session if it has idled or lived beyond its limits.
   void Expire();
 
@@ -82,6 +90,7 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
  private:
   enum class State {
     kNew,      // no command yet
+    kLoading,  // waits for its snapshot
     kOpening,  // waits for its row
     kOpen,
     kClosing,  // waits for its row to be free
@@ -97,7 +106,7 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
     AdaptCommand command;
     bool begun = false;
   };
-  using Task = std::variant<AppendTask, GenerateTask, AdaptTask>;
+  using Task = std::variant<AppendTask, GenerateTask, AdaptTask, ExportTask>;
   struct Running {
     uint64_t request_id = 0;
     TimePoint arrived;
@@ -107,8 +116,8 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
     // Why, if not at the client's wish.
     absl::Status failure;
   };
-  // The last two are the row's own.
-  enum class Purpose { kTokenize, kPrefill, kGenerate, kReset, kLearn, kRefresh };
+  // kExport is the row's part of an export, kVault what follows. The last two are the row's own.
+  enum class Purpose { kTokenize, kPrefill, kGenerate, kReset, kExport, kVault, kLearn, kRefresh };
   struct Busy {
     WorkId id = 0;
     Purpose purpose = Purpose::kPrefill;
@@ -124,15 +133,22 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   void Receive(uint64_t request_id, SessionCommand command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Open(uint64_t request_id, const SessionCommand& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status ResolveOpen(const OpenCommand& open) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status LoadSnapshot(const OpenCommand& open) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void OnLoaded(const absl::StatusOr<std::string>& plain);
+  absl::Status Resume(absl::string_view plain) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void TakeRow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void OpenRow(const RowOptions& options);
   absl::Status CheckAcceptable(uint64_t request_id, const SessionCommand& command) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool IsOutstanding(uint64_t request_id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Cancel(uint64_t request_id, uint64_t target) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Ends or finishes what is under way, so that the session can be handed over.
+  void CutShort() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void CancelRunning() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void CancelTask(AppendTask& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void CancelTask(GenerateTask& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void CancelTask(AdaptTask& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void CancelTask(ExportTask& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void AnswerCancelled(const Waiting& waiting, const std::string& why)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
@@ -143,6 +159,7 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   bool GoOn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool GoOnBeside() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool GoOnWithCommands() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool GoOnLeaving() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // No command runs or waits.
   bool idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return !running_ && waiting_.empty(); }
   bool Learn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -158,6 +175,9 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   bool Step(AppendTask& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool Step(GenerateTask& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool Step(AdaptTask& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool Step(ExportTask& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::StatusOr<Task> MakeExport(const ExportCommand& command) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status BeginAdapt(const AdaptCommand& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ExtendGeneration() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Advance(GenerateTask& task, uint64_t horizon) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -175,6 +195,7 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   void On(WorkId id, RefreshDone& done) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void On(WorkId id, UpdateDone& done) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void On(WorkId id, AdapterChanged& changed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void On(WorkId id, RowExported& exported) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void On(WorkId id, WorkFailed& failed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void On(WorkId id, RowClosed& closed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void On(WorkId id, EngineFailed& failed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -185,6 +206,14 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   void FailRunning(AppendTask& task, absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void FailRunning(GenerateTask& task, absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void FailRunning(AdaptTask& task, absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void FailRunning(ExportTask& task, absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  Snapshot TakeSnapshot(std::shared_ptr<const RowState> row) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Gives the snapshot to the vault, to be stored or sealed.
+  void PutIntoVault(std::shared_ptr<const RowState> row, bool store)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void OnVault(WorkId id, absl::StatusOr<std::string> result);
+  void Leave(const absl::StatusOr<std::string>& token) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void RefuseRow(CloseReason reason, absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // ---- Small change -------------------------------------------------------------------------
@@ -213,7 +242,8 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   void Answer(Body body) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Fail(absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void AnswerGenerated(FinishReason reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void FailEndingAppend(const AppendTask& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void FailEndingAppend(AppendTask& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void ReportIfLeaving(AppendTask& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   static absl::Status CancelledAppend(const AppendTask& task);
 
   // ---- The end ------------------------------------------------------------------------------
@@ -238,6 +268,8 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   bool half_closed_ ABSL_GUARDED_BY(mu_) = false;
   std::optional<Ending> ending_ ABSL_GUARDED_BY(mu_);
   std::optional<double> drain_deadline_ ABSL_GUARDED_BY(mu_);
+  // It is handed over: no command starts any more.
+  bool leaving_ ABSL_GUARDED_BY(mu_) = false;
   const TimePoint created_;
   TimePoint last_activity_ ABSL_GUARDED_BY(mu_);
 
@@ -248,6 +280,10 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   SamplingWishes sampling_wishes_ ABSL_GUARDED_BY(mu_);
   SamplingOptions sampling_ ABSL_GUARDED_BY(mu_);
   std::optional<RowPlanner> planner_ ABSL_GUARDED_BY(mu_);
+  std::string label_ ABSL_GUARDED_BY(mu_);
+  // Until the row is there: what it goes on from.
+  std::shared_ptr<const RowState> restore_ ABSL_GUARDED_BY(mu_);
+  bool resumed_ ABSL_GUARDED_BY(mu_) = false;
 
   // From RowOpened on.
   RowHandle row_ ABSL_GUARDED_BY(mu_);

@@ -24,6 +24,7 @@ SessionManager::SessionManager(Options options, Engine* engine, const Clock* clo
           .limits = options.limits,
           .default_adaptation = std::move(options.default_adaptation),
           .default_sampling = std::move(options.default_sampling),
+          .vault = options.vault,
           .random = std::move(options.random),
           .admit = [this](const Session* session) { return Admit(session); },
           .release = [this](const Session* session) { Release(session); },
@@ -44,6 +45,10 @@ void SessionManager::StartDrain(double deadline_unix_seconds) {
     if (std::exchange(draining_, true)) return;
   }
   for (const auto& session : Sessions()) session->Drain(deadline_unix_seconds);
+}
+
+void SessionManager::HandOverAll() {
+  for (const auto& session : Sessions()) session->HandOver();
 }
 
 void SessionManager::EndAll() {

@@ -32,6 +32,8 @@ class SessionManager {
     // The server's defaults: applied over the preset and under the client's wishes.
     AdaptationWishes default_adaptation;
     SamplingWishes default_sampling;
+    // Outlives the manager; null: no snapshots.
+    SnapshotVault* vault = nullptr;
     // Makes session ids, which nobody may guess, and the seeds that clients do not give.
     std::function<uint64_t()> random = SystemRandom;
   };
@@ -46,7 +48,10 @@ class SessionManager {
   // Stops admission, tells every open session and ends those that have not opened; those still open
   // at the deadline are ended by EndAll. Safe to call twice.
   void StartDrain(double deadline_unix_seconds);
-  // Ends every session with UNAVAILABLE.
+  // Ends every session with UNAVAILABLE, as soon as it lies in the store if there is one
+  // (Session::HandOver).
+  void HandOverAll();
+  // Ends every session with UNAVAILABLE, now.
   void EndAll();
   // Ends sessions that idled or lived too long. Called about once a second.
   void ExpireSessions();

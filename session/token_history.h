@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <deque>
 #include <limits>
+#include <vector>
 
 #include "engine/types.h"
 
@@ -29,6 +30,11 @@ struct HistoryToken {
 
 class TokenHistory {
  public:
+  TokenHistory() = default;
+  // Goes on from the newest tokens of a stream, the first of them at `begin`.
+  TokenHistory(uint64_t begin, const std::vector<HistoryToken>& tokens)
+      : begin_(begin), tokens_(tokens.begin(), tokens.end()) {}
+
   void Append(const HistoryToken& token) { tokens_.push_back(token); }
   void SetBaseLogprob(uint64_t position, float logprob);
   // Forgets what lies before `position`.

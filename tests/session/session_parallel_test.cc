@@ -120,7 +120,7 @@ TEST_F(SessionParallelTest, AnAppendGoesOnBesideItsUpdateToo) {
 
 TEST(AppendTaskTest, TokensCarryTheVersionThatScoredThem) {
   AppendTask task({});
-  task.SetTokens({1, 2});
+  ASSERT_THAT(task.SetTokens({1, 2}), IsOk());
   Scored part;
   part.done = true;
   part.tokens_done = 2;

@@ -176,6 +176,11 @@ std::string Show(const UpdateEvent& update) {
 
 std::string Show(const DrainingEvent&) { return "draining"; }
 
+std::string Show(const ExportedEvent& exported) {
+  return absl::StrCat("exported ", exported.file, " ", exported.offset, "+", exported.data.size(),
+                      exported.done ? " done" : "");
+}
+
 std::string Show(const ErrorEvent& error) {
   return absl::StrCat("error ", absl::StatusCodeToString(error.status.code()), " ",
                       error.status.message());
