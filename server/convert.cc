@@ -1,5 +1,7 @@
 #include "server/convert.h"
 
+#include <zlib.h>
+
 #include <cstddef>
 #include <optional>
 #include <string>
@@ -60,6 +62,9 @@ constexpr EnumPair<v1::UpdateOutcome, UpdateOutcome> kUpdateOutcomes[] = {
     {v1::UPDATE_OUTCOME_SKIPPED, UpdateOutcome::kSkipped},
     {v1::UPDATE_OUTCOME_ROLLED_BACK, UpdateOutcome::kRolledBack},
     {v1::UPDATE_OUTCOME_FAILED, UpdateOutcome::kFailed}};
+constexpr EnumPair<v1::ExportFormat, ExportFormat> kExportFormats[] = {
+    {v1::EXPORT_FORMAT_PEFT, ExportFormat::kPeft},
+    {v1::EXPORT_FORMAT_SNAPSHOT, ExportFormat::kSnapshot}};
 
 // Leaves `target` alone when the field is UNSPECIFIED. Enums are open: a client may send any
 // number.
@@ -140,6 +145,15 @@ SamplingWishes ReadSampling(const v1::SamplingOptions& from) {
 
 absl::StatusOr<SessionCommand> Read(const v1::Open& from) {
   OpenCommand to;
+  to.resume_token = from.resume_token();
+  to.snapshot_bytes = from.snapshot_bytes();
+  const bool resumes = !to.resume_token.empty() || to.snapshot_bytes > 0;
+  const bool has_options =
+      from.has_adaptation() || from.has_sampling() || from.has_window_tokens() || from.has_seed();
+  if (resumes && has_options) {
+    return absl::InvalidArgumentError(
+        "open goes on from a snapshot: its options come from there, none may be set but label");
+  }
   MAYFLY_ASSIGN_OR_RETURN(to.adaptation, ReadAdaptation(from.adaptation()));
   to.sampling = ReadSampling(from.sampling());
   COPY_IF_SET(window_tokens);
@@ -174,6 +188,7 @@ absl::StatusOr<SessionCommand> Read(const v1::Append& from) {
   if (from.has_learn()) to.learn = from.learn();
   to.token_logprobs = from.token_logprobs();
   to.compare_base = from.compare_base();
+  to.skip_tokens = from.skip_tokens();
   return to;
 }
 
@@ -185,6 +200,7 @@ absl::StatusOr<SessionCommand> Read(const v1::Generate& from) {
   to.stop_token_ids.assign(from.stop_token_ids().begin(), from.stop_token_ids().end());
   to.ignore_eos = from.ignore_eos();
   to.logprobs = from.logprobs();
+  to.continued_tokens = from.continued_tokens();
   return to;
 }
 
@@ -198,6 +214,18 @@ absl::StatusOr<SessionCommand> Read(const v1::Adapt& from) {
   return to;
 }
 
+absl::StatusOr<SessionCommand> Read(const v1::Export& from) {
+  ExportCommand to{.format = ExportFormat::kPeft, .store = from.store()};
+  std::optional<ExportFormat> format;
+  MAYFLY_RETURN_IF_ERROR(ReadEnum("format", from.format(), kExportFormats, &format));
+  if (!format) return absl::InvalidArgumentError("export has no format: PEFT or SNAPSHOT");
+  if (to.store && *format == ExportFormat::kPeft) {
+    return absl::InvalidArgumentError("store is for snapshots; PEFT's files go to the client");
+  }
+  to.format = *format;
+  return to;
+}
+
 absl::StatusOr<SessionCommand> ReadCommand(const v1::SessionRequest& request) {
   switch (request.command_case()) {
     case v1::SessionRequest::kOpen: return Read(request.open());
@@ -205,6 +233,8 @@ absl::StatusOr<SessionCommand> ReadCommand(const v1::SessionRequest& request) {
     case v1::SessionRequest::kGenerate: return Read(request.generate());
     case v1::SessionRequest::kCancel: return CancelCommand{request.cancel().request_id()};
     case v1::SessionRequest::kAdapt: return Read(request.adapt());
+    case v1::SessionRequest::kExport: return Read(request.export_());
+    case v1::SessionRequest::kRestore: return RestoreCommand{request.restore().data()};
     case v1::SessionRequest::kClose: return CloseCommand{};
     case v1::SessionRequest::COMMAND_NOT_SET: break;
   }
@@ -230,6 +260,9 @@ void Write(const OpenedEvent& from, v1::SessionResponse* response) {
   to.set_window_tokens(from.window_tokens);
   to.set_seed(from.seed);
   *to.mutable_reserved_bytes() = ToProto(from.reserved);
+  to.set_resumed(from.resumed);
+  to.set_stream_position(from.stream_position);
+  to.set_adapter_version(from.adapter_version);
 }
 
 void Write(const AppendedEvent& from, v1::SessionResponse* response) {
@@ -299,8 +332,21 @@ void Write(const UpdateEvent& from, v1::SessionResponse* response) {
   to.set_lag_chunks(from.lag_chunks);
 }
 
+void Write(const ExportedEvent& from, v1::SessionResponse* response) {
+  v1::Exported& to = *response->mutable_exported();
+  to.set_file(from.file);
+  to.set_offset(from.offset);
+  to.set_file_bytes(from.file_bytes);
+  to.set_data(from.data);
+  to.set_crc32(static_cast<uint32_t>(
+      crc32_z(0, reinterpret_cast<const Bytef*>(from.data.data()), from.data.size())));
+  to.set_resume_token(from.resume_token);
+  to.set_done(from.done);
+}
+
 void Write(const DrainingEvent& from, v1::SessionResponse* response) {
   response->mutable_draining()->set_deadline(from.deadline_unix_seconds);
+  response->mutable_draining()->set_resume_token(from.resume_token);
 }
 
 void Write(const ErrorEvent& from, v1::SessionResponse* response) {

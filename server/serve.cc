@@ -6,6 +6,8 @@ namespace {
 constexpr double kTickSeconds = 1;
 // How often a drain looks whether it is done.
 constexpr double kDrainPollSeconds = 0.05;
+// For the sessions that remain to finish the update in hand and to be stored.
+constexpr double kHandOverSeconds = 15;
 // From the end of the sessions to their rows being free: an update stops at its next layer.
 constexpr double kReleaseSeconds = 10;
 
@@ -24,6 +26,10 @@ int Drain(Server* server, StopSignals* signals, double timeout_seconds, const Cl
   logger->Info("draining", {{"timeout_seconds", timeout_seconds}});
   server->StartDrain(timeout_seconds);
   if (const int again = WaitUntilIdle(*server, signals, timeout_seconds, clock); again != 0) {
+    return 128 + again;
+  }
+  server->HandOverSessions();
+  if (const int again = WaitUntilIdle(*server, signals, kHandOverSeconds, clock); again != 0) {
     return 128 + again;
   }
   server->EndSessions();

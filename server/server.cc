@@ -21,6 +21,11 @@ absl::Status CheckSessionDefaults(const SessionManager::Options& options, const 
   return ResolveSampling({}, {}, options.default_sampling, 0).status();
 }
 
+SessionManager::Options With(SnapshotVault* vault, SessionManager::Options options) {
+  options.vault = vault;
+  return options;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config,
@@ -34,8 +39,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config,
 
 Server::Server(const Config& config, const Foundation& foundation)
     : foundation_(foundation),
-      sessions_(config.sessions, foundation.engine, foundation.clock, foundation.logger,
-                &session_metrics_),
+      sessions_(With(foundation.vault, config.sessions), foundation.engine, foundation.clock,
+                foundation.logger, &session_metrics_),
       inference_service_(foundation.engine, &sessions_, &server_metrics_, config.max_message_bytes),
       main_health_service_(&health_, &server_metrics_),
       probes_health_service_(&health_, &server_metrics_),
@@ -92,6 +97,8 @@ bool Server::idle() const {
   return sessions_.open_sessions() == 0 &&
          foundation_.engine->free_rows() == foundation_.engine->info().rows;
 }
+
+void Server::HandOverSessions() { sessions_.HandOverAll(); }
 
 void Server::EndSessions() { sessions_.EndAll(); }
 

@@ -34,6 +34,8 @@ class Server {
     const EngineMetrics* engine_metrics;
     const Clock* clock;
     const Logger* logger;
+    // Null: no snapshots.
+    SnapshotVault* vault = nullptr;
   };
 
   // Listens and serves. INVALID_ARGUMENT when the configured defaults of the sessions do not fit
@@ -55,7 +57,9 @@ class Server {
   void StartDrain(double timeout_seconds);
   // Every session has ended and given its row back.
   bool idle() const;
-  // Ends every session with UNAVAILABLE.
+  // Ends every session with UNAVAILABLE: once it lies in the snapshot store if there is one, or at
+  // once.
+  void HandOverSessions();
   void EndSessions();
 
   // Cuts off whatever is left and stops listening: no call comes in after it. The engine's own

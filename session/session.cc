@@ -14,6 +14,9 @@ namespace {
 
 constexpr char kGoingAway[] = "the server is going away";
 constexpr char kMoves[] = "the session goes on elsewhere";
+constexpr char kNoVault[] = "this server seals no snapshots (--snapshot_key_file)";
+// What a snapshot holds beside the row, and what sealing adds.
+constexpr uint64_t kMaxSnapshotExtra = 16 << 20;
 constexpr char kNoStore[] = "this server has no snapshot store (--snapshot_store)";
 // What a client's own copy is called.
 constexpr char kSnapshotFile[] = "session.snapshot";
@@ -47,9 +50,9 @@ void Session::HalfClose() {
   {
     MutexLock lock(&mu_);
     half_closed_ = true;
-    if (state_ == State::kNew) {
+    if (state_ == State::kNew || state_ == State::kReceiving) {
       BeginEnd({CloseReason::kInvalid,
-                absl::InvalidArgumentError("the stream ended before its first command, open")});
+                absl::InvalidArgumentError("the stream ended before its session was open")});
     }
     Continue();
   }
@@ -69,7 +72,7 @@ void Session::Drain(double deadline_unix_seconds) {
   {
     MutexLock lock(&mu_);
     drain_deadline_ = deadline_unix_seconds;
-    if (state_ == State::kNew || state_ == State::kLoading) {
+    if (state_ < State::kOpening) {
       BeginEnd({CloseReason::kDrained, absl::UnavailableError("the server is draining")});
     } else if (state_ == State::kOpen) {
       outbox_.Put({0, DrainingEvent{deadline_unix_seconds, {}}});
@@ -143,6 +146,11 @@ void Session::Flush() {
 
 void Session::Receive(uint64_t request_id, SessionCommand command) {
   if (state_ == State::kNew) return Open(request_id, command);
+  if (state_ == State::kReceiving && !std::holds_alternative<CloseCommand>(command)) {
+    absl::Status status = Restore(command);
+    if (!status.ok()) BeginEnd({CloseReason::kInvalid, std::move(status)});
+    return;
+  }
   if (absl::Status status = CheckAcceptable(request_id, command); !status.ok()) {
     return Error(request_id, std::move(status));
   }
@@ -160,7 +168,8 @@ absl::Status Session::CheckAcceptable(uint64_t request_id, const SessionCommand&
   if (state_ == State::kClosing || state_ == State::kOver || half_closed_ || leaving_) {
     return absl::FailedPreconditionError("the session is closing and takes no more commands");
   }
-  if (std::holds_alternative<OpenCommand>(command)) {
+  if (std::holds_alternative<OpenCommand>(command) ||
+      std::holds_alternative<RestoreCommand>(command)) {
     return absl::FailedPreconditionError("the session is open already");
   }
   if (std::holds_alternative<CancelCommand>(command) ||
@@ -198,19 +207,52 @@ void Session::Open(uint64_t request_id, const SessionCommand& command) {
   }
   open_request_id_ = request_id;
   label_ = open->label;
-  const bool resumes = !open->resume_token.empty();
-  absl::Status resolved = resumes ? LoadSnapshot(*open) : ResolveOpen(*open);
+  const bool resumes = !open->resume_token.empty() || open->snapshot_bytes > 0;
+  absl::Status resolved = resumes ? BeginResume(*open) : ResolveOpen(*open);
   if (!resolved.ok()) return BeginEnd({CloseReason::kInvalid, std::move(resolved)});
   if (!resumes) TakeRow();
 }
 
-absl::Status Session::LoadSnapshot(const OpenCommand& open) {
+absl::Status Session::BeginResume(const OpenCommand& open) {
   SnapshotVault* const vault = environment_.vault;
-  if (vault == nullptr || !vault->has_store()) return absl::FailedPreconditionError(kNoStore);
+  if (vault == nullptr) return absl::FailedPreconditionError(kNoVault);
+  if (open.snapshot_bytes > 0) {
+    const uint64_t limit = environment_.engine->info().row_bytes.total() + kMaxSnapshotExtra;
+    if (open.snapshot_bytes > limit) {
+      return absl::InvalidArgumentError(absl::StrCat("snapshot_bytes is ", open.snapshot_bytes,
+                                                     ", a row's snapshot has at most ", limit));
+    }
+    snapshot_bytes_ = open.snapshot_bytes;
+    state_ = State::kReceiving;
+    return absl::OkStatus();
+  }
+  if (!vault->has_store()) return absl::FailedPreconditionError(kNoStore);
   state_ = State::kLoading;
   calls_.Add([self = shared_from_this(), vault, token = open.resume_token] {
     vault->Load(self->client_.tenant, token,
                 [self](const absl::StatusOr<std::string>& plain) { self->OnLoaded(plain); });
+  });
+  return absl::OkStatus();
+}
+
+absl::Status Session::Restore(const SessionCommand& command) {
+  const auto* part = std::get_if<RestoreCommand>(&command);
+  if (part == nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat("open has announced a snapshot: its bytes ",
+                                                   snapshot_.size(), "..", snapshot_bytes_,
+                                                   " must follow in restore commands"));
+  }
+  if (part->data.size() > snapshot_bytes_ - snapshot_.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("the snapshot has more bytes than the ",
+                                                   snapshot_bytes_, " that open has announced"));
+  }
+  snapshot_ += part->data;
+  if (snapshot_.size() < snapshot_bytes_) return absl::OkStatus();
+  state_ = State::kLoading;
+  calls_.Add([self = shared_from_this(), sealed = std::exchange(snapshot_, {})]() mutable {
+    self->environment_.vault->Unseal(
+        self->client_.tenant, std::move(sealed),
+        [self](const absl::StatusOr<std::string>& plain) { self->OnLoaded(plain); });
   });
   return absl::OkStatus();
 }
@@ -489,7 +531,7 @@ absl::StatusOr<Session::Task> Session::MakeExport(const ExportCommand& command) 
     return absl::FailedPreconditionError("the session has no adapter (preset off)");
   }
   if (environment_.vault == nullptr) {
-    return absl::FailedPreconditionError("this server seals no snapshots (--snapshot_key_file)");
+    return absl::FailedPreconditionError(kNoVault);
   }
   if (command.store && !environment_.vault->has_store()) {
     return absl::FailedPreconditionError(kNoStore);
@@ -974,6 +1016,7 @@ void Session::BeginEnd(Ending ending) {
   ending_ = std::move(ending);
   switch (state_) {
     case State::kNew:
+    case State::kReceiving:
     case State::kLoading: return FinishEnd(0);
     case State::kOpening: break;  // RowOpened or RowRefused goes on
     case State::kOpen: CloseRow(); break;

@@ -89,9 +89,10 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
 
  private:
   enum class State {
-    kNew,      // no command yet
-    kLoading,  // waits for its snapshot
-    kOpening,  // waits for its row
+    kNew,        // no command yet
+    kReceiving,  // waits for its client's snapshot
+    kLoading,    // waits for the vault
+    kOpening,    // waits for its row
     kOpen,
     kClosing,  // waits for its row to be free
     kOver,
@@ -133,7 +134,8 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   void Receive(uint64_t request_id, SessionCommand command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Open(uint64_t request_id, const SessionCommand& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status ResolveOpen(const OpenCommand& open) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  absl::Status LoadSnapshot(const OpenCommand& open) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status BeginResume(const OpenCommand& open) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status Restore(const SessionCommand& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void OnLoaded(const absl::StatusOr<std::string>& plain);
   absl::Status Resume(absl::string_view plain) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void TakeRow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -281,6 +283,9 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   SamplingOptions sampling_ ABSL_GUARDED_BY(mu_);
   std::optional<RowPlanner> planner_ ABSL_GUARDED_BY(mu_);
   std::string label_ ABSL_GUARDED_BY(mu_);
+  // Of a snapshot that the client sends: how large it is, and what is there.
+  uint64_t snapshot_bytes_ ABSL_GUARDED_BY(mu_) = 0;
+  std::string snapshot_ ABSL_GUARDED_BY(mu_);
   // Until the row is there: what it goes on from.
   std::shared_ptr<const RowState> restore_ ABSL_GUARDED_BY(mu_);
   bool resumed_ ABSL_GUARDED_BY(mu_) = false;

@@ -87,6 +87,13 @@ struct OpenCommand {
   std::string label;
   // Goes on from a snapshot in the server's store; then no other option may be set but the label.
   std::string resume_token;
+  // The same from one that the client holds: so many bytes follow in RestoreCommands.
+  uint64_t snapshot_bytes = 0;
+};
+
+// The next part of the snapshot that `open` has announced.
+struct RestoreCommand {
+  std::string data;
 };
 
 struct AppendCommand {
@@ -138,8 +145,9 @@ struct InvalidCommand {
   absl::Status status;
 };
 
-using SessionCommand = std::variant<OpenCommand, AppendCommand, GenerateCommand, CancelCommand,
-                                    AdaptCommand, ExportCommand, CloseCommand, InvalidCommand>;
+using SessionCommand =
+    std::variant<OpenCommand, RestoreCommand, AppendCommand, GenerateCommand, CancelCommand,
+                 AdaptCommand, ExportCommand, CloseCommand, InvalidCommand>;
 
 // ---- Events --------------------------------------------------------------------------------
 

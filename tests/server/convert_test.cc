@@ -154,10 +154,29 @@ TEST(ConvertTest, CancelAdaptAndCloseArrive) {
   EXPECT_TRUE(std::holds_alternative<CloseCommand>(Command("close {}")));
 }
 
+TEST(ConvertTest, WhatMovesASessionArrives) {
+  const auto open = std::get<OpenCommand>(Command("open { resume_token: 'x' label: 'y' }"));
+  EXPECT_EQ(open.resume_token, "x");
+  EXPECT_EQ(open.label, "y");
+  EXPECT_EQ(std::get<OpenCommand>(Command("open { snapshot_bytes: 9 }")).snapshot_bytes, 9u);
+  EXPECT_EQ(std::get<RestoreCommand>(Command("restore { data: 'abc' }")).data, "abc");
+  const auto to_export =
+      std::get<ExportCommand>(Command("export { format: EXPORT_FORMAT_SNAPSHOT store: true }"));
+  EXPECT_EQ(to_export.format, ExportFormat::kSnapshot);
+  EXPECT_TRUE(to_export.store);
+  EXPECT_EQ(std::get<AppendCommand>(Command("append { skip_tokens: 7 }")).skip_tokens, 7u);
+  EXPECT_EQ(std::get<GenerateCommand>(Command("generate { continued_tokens: 7 }")).continued_tokens,
+            7u);
+}
+
 TEST(ConvertTest, WhatCannotBeReadIsRefusedByName) {
   const std::vector<std::pair<std::string, std::string>> cases = {
       {"request_id: 1", "no command"},
       {"adapt {}", "adapt asks for nothing"},
+      {"export {}", "PEFT or SNAPSHOT"},
+      {"export { format: EXPORT_FORMAT_PEFT store: true }", "store is for snapshots"},
+      {"open { resume_token: 'x' seed: 1 }", "none may be set but label"},
+      {"open { snapshot_bytes: 9 adaptation {} }", "none may be set but label"},
   };
   for (const auto& [request, message] : cases) {
     EXPECT_THAT(Refusal(request), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(message)));
@@ -266,7 +285,20 @@ TEST(ConvertTest, TheOtherEventsArrive) {
   EXPECT_EQ(ToResponse({1, adapted}).adapted().adapter_version(), 2u);
   EXPECT_TRUE(ToResponse({1, adapted}).adapted().paused());
 
-  EXPECT_THAT(ToResponse({0, DrainingEvent{12.5}}), IsProto("draining { deadline: 12.5 }"));
+  EXPECT_THAT(ToResponse({0, DrainingEvent{12.5, {}}}), IsProto("draining { deadline: 12.5 }"));
+  EXPECT_THAT(ToResponse({0, DrainingEvent{12.5, "token"}}),
+              IsProto("draining { deadline: 12.5 resume_token: 'token' }"));
+
+  ExportedEvent exported;
+  exported.file = "a.bin";
+  exported.offset = 3;
+  exported.file_bytes = 12;
+  exported.data = "123456789";
+  exported.done = true;
+  // The check value of CRC-32 (its catalogue entry's result for these nine digits).
+  EXPECT_THAT(ToResponse({4, exported}),
+              IsProto("request_id: 4 exported { file: 'a.bin' offset: 3 file_bytes: 12 "
+                      "data: '123456789' crc32: 0xcbf43926 done: true }"));
   EXPECT_THAT(ToResponse({2, ErrorEvent{absl::NotFoundError("x")}}),
               IsProto("request_id: 2 error { code: 5 message: 'x' }"));
 

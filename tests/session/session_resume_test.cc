@@ -395,6 +395,44 @@ TEST_F(SessionResumeTest, ASnapshotLeavesInChunksThatJoinToWhatWasSealed) {
   EXPECT_EQ(snapshot->planner.position, 11);
 }
 
+TEST_F(SessionResumeTest, ASnapshotThatTheClientHeldComesBackInParts) {
+  SessionClient before(&manager_), after(&there_);
+  before.Send(SmallChunks());
+  before.Append(std::string(11, 'x'));
+  const uint64_t id = before.Send(ExportCommand{ExportFormat::kSnapshot});
+  RunAll(before);
+  const std::string sealed = before.All<ExportedEvent>(id).at(0).data;
+  OpenCommand open;
+  open.snapshot_bytes = sealed.size();
+  const uint64_t open_id = after.Send(open);
+  after.Send(RestoreCommand{sealed.substr(0, 100)});
+  RunAll(after);
+  EXPECT_THAT(after.events(), IsEmpty());
+  after.Send(RestoreCommand{sealed.substr(100)});
+  RunAll(after);
+  ASSERT_THAT(after.All<OpenedEvent>(open_id), SizeIs(1));
+  EXPECT_EQ(after.All<OpenedEvent>(open_id)[0].stream_position, 11);
+}
+
+TEST_F(SessionResumeTest, ASnapshotThatIsNotAsAnnouncedEndsTheStream) {
+  const auto ends_with = [&](uint64_t bytes, const std::vector<SessionCommand>& commands,
+                             StatusCode code, const std::string& message) {
+    SessionClient client(&there_);
+    OpenCommand open;
+    open.snapshot_bytes = bytes;
+    client.Send(open);
+    for (const SessionCommand& command : commands) client.Send(command);
+    RunAll(client);
+    ASSERT_TRUE(client.final_status().has_value());
+    EXPECT_THAT(*client.final_status(), StatusIs(code, HasSubstr(message)));
+  };
+  ends_with(5, {RestoreCommand{"123456"}}, StatusCode::kInvalidArgument, "more bytes than the 5");
+  ends_with(5, {GenerateCommand{}}, StatusCode::kInvalidArgument, "bytes 0..5 must follow");
+  ends_with(5, {RestoreCommand{"12345"}}, StatusCode::kInvalidArgument, "no snapshot");
+  ends_with(uint64_t{1} << 40, {}, StatusCode::kInvalidArgument, "a row's snapshot has at most");
+  ends_with(5, {CloseCommand{}}, StatusCode::kOk, "");
+}
+
 TEST_F(SessionResumeTest, AnAdapterLeavesAsPeftsTwoFiles) {
   SessionClient client(&manager_);
   client.Send(SmallChunks());
