@@ -39,6 +39,9 @@
 
 namespace mayfly {
 
+// What the manager says to a session that may open.
+enum class Admission { kNow, kLater };
+
 class Session final : public TokenSink, public std::enable_shared_from_this<Session> {
  public:
   // What all sessions share; outlives them.
@@ -51,10 +54,18 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
     AdaptationWishes default_adaptation;
     SamplingWishes default_sampling;
     std::function<uint64_t()> random;
-    // Asks whether this session may open. Called with the session's mutex held; calls nothing back.
-    std::function<absl::Status(const Session*)> admit;
-    // The session is over and its row free. Called once, last.
-    std::function<void(const Session*)> release;
+    // The manager's part. All but `release` are called with the session's mutex held and call
+    // nothing back.
+    // Asks whether this session may open: at once, or once it is told so (Admitted).
+    std::function<absl::StatusOr<Admission>(const Session*)> admit;
+    // Until a row may come free; nothing where that is unknown.
+    std::function<std::optional<double>()> seconds_to_row;
+    // Asks whether this session's tenant has tokens left.
+    std::function<absl::Status(const Session*)> check_tokens;
+    // The tenant's tokens that its row took.
+    std::function<void(const Session*, uint64_t tokens)> spend_tokens;
+    // The session is over and its row, if it `had_row`, free. Called once, last.
+    std::function<void(const Session*, bool had_row)> release;
   };
 
   Session(const Environment* environment, std::string id, ClientIdentity client,
@@ -68,9 +79,11 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   void End(CloseReason reason, absl::Status status);
   Outbox& outbox() { return outbox_; }
 
+  // The session's turn to have a row has come.
+  void Admitted();
   // Tells the client that the server goes away; a session that has not opened ends at once.
   void Drain(double deadline_unix_seconds);
-  // Ends the session if it has idled or lived beyond its limits.
+  // Ends the session if it has idled or lived beyond its limits, or its client reads too slowly.
   void Expire();
 
   const std::string& id() const { return id_; }
@@ -82,6 +95,7 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
  private:
   enum class State {
     kNew,      // no command yet
+    kQueued,   // waits for its turn to have a row
     kOpening,  // waits for its row
     kOpen,
     kClosing,  // waits for its row to be free
@@ -124,6 +138,8 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   void Receive(uint64_t request_id, SessionCommand command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Open(uint64_t request_id, const SessionCommand& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status ResolveOpen(const OpenCommand& open) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void TakeRow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void BeginOpening() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void OpenRow(const RowOptions& options);
   absl::Status CheckAcceptable(uint64_t request_id, const SessionCommand& command) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -175,6 +191,7 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   void On(WorkId id, RefreshDone& done) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void On(WorkId id, UpdateDone& done) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void On(WorkId id, AdapterChanged& changed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void On(WorkId id, RowExported& exported) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void On(WorkId id, WorkFailed& failed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void On(WorkId id, RowClosed& closed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void On(WorkId id, EngineFailed& failed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -222,6 +239,8 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   void AnswerAll(const std::string& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void FinishEnd(uint64_t freed_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void CountLearning() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Whether the outbox is full and nothing was taken from it for longer than a client may take.
+  bool ReadsTooSlowly() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Makes the engine calls and wakes the reader; without the mutex.
   void Flush();
 
@@ -240,6 +259,12 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   std::optional<double> drain_deadline_ ABSL_GUARDED_BY(mu_);
   const TimePoint created_;
   TimePoint last_activity_ ABSL_GUARDED_BY(mu_);
+  // The full outbox as Expire first found it; nothing once something was taken.
+  struct FullOutbox {
+    uint64_t taken = 0;
+    TimePoint since;
+  };
+  std::optional<FullOutbox> full_outbox_ ABSL_GUARDED_BY(mu_);
 
   // From `open` on.
   uint64_t open_request_id_ ABSL_GUARDED_BY(mu_) = 0;
