@@ -3,7 +3,6 @@
 namespace mayfly {
 namespace {
 
-constexpr double kTickSeconds = 1;
 // How often a drain looks whether it is done.
 constexpr double kDrainPollSeconds = 0.05;
 // From the end of the sessions to their rows being free: an update stops at its next layer.
@@ -40,7 +39,7 @@ int ServeUntilStopped(Server* server, StopSignals* signals, double drain_timeout
                       const Clock* clock, const Logger* logger) {
   int signal = 0;
   while (signal == 0) {
-    signal = signals->WaitFor(kTickSeconds);
+    signal = signals->WaitFor(server->tick_seconds());
     if (server->Tick()) continue;
     logger->Error("the engine has failed");
     server->EndSessions();
