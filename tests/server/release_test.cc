@@ -24,11 +24,12 @@ using Event = v1::SessionResponse;
 constexpr char kEndlessGenerate[] =
     "request_id: 3 generate { max_tokens: 1000000 ignore_eos: true }";
 constexpr double kDeadlineSeconds = 0.5;
+constexpr double kOldestSeconds = 1e9;
 
 Config LimitedConfig() {
   Config config = InProcessServer::DefaultConfig();
   config.sessions.limits.idle_timeout_seconds = 60;
-  config.sessions.limits.max_session_age_seconds = 600;
+  config.sessions.limits.max_session_age_seconds = kOldestSeconds;
   config.sessions.limits.slow_reader_timeout_seconds = 30;
   config.sessions.limits.outbox_events = 8;
   return config;
@@ -45,7 +46,8 @@ struct Scene {
     stream.Send(kEndlessGenerate);
     EXPECT_TRUE(stream.Next(Event::kDelta).has_value());
   }
-  // Generates into a client that has stopped reading: the outbox fills once the transport is full.
+  // Generates into a client that has stopped reading, until its outbox is full. The transport may
+  // go on to take some events for a while.
   void Stall() {
     Generate();
     const Gauge& waiting = server.server().session_metrics().outbox_events;
@@ -82,7 +84,7 @@ const WayToEnd kWays[] = {
     {"Age",
      [](Scene scene) {
        scene.Generate();
-       scene.Pass(601);
+       scene.Pass(kOldestSeconds + 1);
      },
      CloseReason::kAge, grpc::StatusCode::ABORTED},
     {"EndOfADrain",
@@ -95,9 +97,11 @@ const WayToEnd kWays[] = {
     {"SlowReader",
      [](Scene scene) {
        scene.Stall();
-       scene.Pass(0);
-       scene.Pass(31);
-       EXPECT_TRUE(scene.server.AllRowsFree()) << "before the client reads again";
+       // From the moment at which the transport is full, nothing is taken between two looks.
+       EXPECT_TRUE(Eventually([&] {
+         scene.Pass(31);
+         return scene.server.engine().free_rows() == 2;
+       })) << "and the client has not read again";
      },
      CloseReason::kSlowReader, grpc::StatusCode::RESOURCE_EXHAUSTED},
     {"Cancel", [](Scene scene) { scene.stream.Cancel(); }, CloseReason::kCancelled,
