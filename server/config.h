@@ -26,6 +26,9 @@ struct Config {
   std::string health_listen;
   bool insecure = false;
   int32_t max_message_bytes = 0;
+  // 0: no bound.
+  double max_connection_age_seconds = 0;
+  double max_connection_age_grace_seconds = 0;
   double drain_timeout_seconds = 0;
   LogLevel log_level = LogLevel::kInfo;
   LogFormat log_format = LogFormat::kText;

@@ -13,6 +13,7 @@
 #include "absl/strings/string_view.h"
 #include "engine/base/status_macros.h"
 #include "server/grpc_status.h"
+#include "session/retry_after.h"
 
 namespace mayfly {
 namespace {
@@ -353,6 +354,8 @@ void Write(const ErrorEvent& from, v1::SessionResponse* response) {
   v1::Error& to = *response->mutable_error();
   to.set_code(static_cast<uint32_t>(from.status.code()));
   to.set_message(std::string(CutUtf8(from.status.message(), kMaxStatusMessageBytes)));
+  const std::optional<double> retry = RetryAfterSeconds(from.status);
+  if (retry) to.set_retry_after_seconds(*retry);
 }
 
 void Write(const ClosedEvent& from, v1::SessionResponse* response) {

@@ -1,7 +1,9 @@
 #include "server/grpc_server.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -19,13 +21,13 @@ namespace {
 // Between a cancelled call and its last reaction.
 constexpr double kReactionSeconds = 10;
 
-// A client that vanished without a word is noticed within KEEPALIVE_TIME + KEEPALIVE_TIMEOUT; one
-// that pings to keep its own way open may do so every ten seconds.
-void SetKeepalive(grpc::ServerBuilder* builder) {
-  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 60'000);
-  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
-  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
+// gRPC's own word for "no bound" is the largest number.
+int BoundMilliseconds(double seconds) {
+  const double milliseconds = seconds * 1000;
+  if (seconds == 0 || milliseconds >= std::numeric_limits<int>::max()) {
+    return std::numeric_limits<int>::max();
+  }
+  return std::max(1, static_cast<int>(milliseconds));
 }
 
 std::string WithPort(const std::string& address, int port) {
@@ -35,6 +37,23 @@ std::string WithPort(const std::string& address, int port) {
 
 }  // namespace
 
+// A client that vanished without a word is noticed within KEEPALIVE_TIME + KEEPALIVE_TIMEOUT; one
+// that pings to keep its own way open may do so every ten seconds.
+std::map<std::string, int> GrpcServer::ChannelArguments(const Options& options) {
+  return {
+      {GRPC_ARG_KEEPALIVE_TIME_MS, 60'000},
+      {GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000},
+      {GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1},
+      {GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000},
+      {GRPC_ARG_MAX_CONNECTION_AGE_MS, BoundMilliseconds(options.max_connection_age_seconds)},
+      {GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS,
+       BoundMilliseconds(options.max_connection_age_grace_seconds)},
+      // By default a second server may listen on the same port, and each gets some of the
+      // connections.
+      {GRPC_ARG_ALLOW_REUSEPORT, 0},
+  };
+}
+
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
     const Options& options, const std::vector<grpc::Service*>& services, const Logger* logger) {
   grpc::EnableDefaultHealthCheckService(false);
@@ -42,10 +61,10 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   grpc::ServerBuilder builder;
   int port = 0;
   builder.AddListeningPort(options.address, grpc::InsecureServerCredentials(), &port);
-  // By default a second server may listen on the same port, and each gets some of the connections.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  for (const auto& [name, value] : ChannelArguments(options)) {
+    builder.AddChannelArgument(name, value);
+  }
   builder.SetMaxReceiveMessageSize(options.max_message_bytes);
-  SetKeepalive(&builder);
   for (grpc::Service* service : services) builder.RegisterService(service);
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr || port == 0) {

@@ -4,6 +4,7 @@
 // thread.
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -20,7 +21,13 @@ class GrpcServer {
     // host:port or unix:path; port 0 lets the system choose.
     std::string address;
     int32_t max_message_bytes = 1 << 20;
+    // A connection this old takes no new calls, and those that it carries are cut off after the
+    // grace; gRPC varies the age by a tenth. 0: no bound.
+    double max_connection_age_seconds = 0;
+    double max_connection_age_grace_seconds = 0;
   };
+  // What gRPC is asked for beside the defaults, by its GRPC_ARG_ names.
+  static std::map<std::string, int> ChannelArguments(const Options& options);
 
   // Listens and serves. The services and the logger outlive the server.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(

@@ -13,7 +13,8 @@ namespace mayfly {
 
 constexpr size_t kMaxStatusMessageBytes = 1024;
 
-// RESOURCE_EXHAUSTED and UNAVAILABLE carry a google.rpc.RetryInfo: trying again later can help.
+// RESOURCE_EXHAUSTED and UNAVAILABLE carry a google.rpc.RetryInfo: trying again later can help. It
+// says when, as the status does (session/retry_after.h) or else as a rule.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
 absl::Status FromGrpcStatus(const grpc::Status& status);

@@ -51,6 +51,10 @@ void InferenceService::WriteLimits(v1::Limits* limits) const {
   limits->set_max_message_bytes(max_message_bytes_);
   limits->set_idle_timeout_seconds(ours.idle_timeout_seconds);
   limits->set_max_session_age_seconds(ours.max_session_age_seconds);
+  limits->set_admission_wait_seconds(ours.admission_wait_seconds);
+  limits->set_max_tokens_per_minute_per_tenant(ours.max_tokens_per_minute_per_tenant);
+  limits->set_max_outstanding_commands(ours.max_outstanding_commands);
+  limits->set_slow_reader_timeout_seconds(ours.slow_reader_timeout_seconds);
 }
 
 }  // namespace mayfly

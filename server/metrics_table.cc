@@ -150,11 +150,21 @@ std::vector<Metric> Table() {
       {"mayfly_session_duration_seconds", kHistogram, "From a stream's opening to its end.",
        READ(Value(from.sessions.duration_seconds))},
       {"mayfly_admission_rejected_total", kCounter,
-       "Streams refused before they had a row: none was free, their tenant had its share, or the "
-       "server was draining.",
+       "Streams refused before they had a row: none was free or came free in time, too many "
+       "waited, "
+       "their tenant had its share, or the server was draining.",
        READ(Value(from.sessions.rejected_no_row, {{"reason", "no_row"}}),
+            Value(from.sessions.rejected_wait, {{"reason", "wait"}}),
+            Value(from.sessions.rejected_queue_full, {{"reason", "queue_full"}}),
             Value(from.sessions.rejected_quota, {{"reason", "quota"}}),
             Value(from.sessions.rejected_draining, {{"reason", "draining"}}))},
+      {"mayfly_admission_waiting", kGauge, "Streams that wait for a row.",
+       READ(Value(from.sessions.admission_waiting))},
+      {"mayfly_admission_wait_seconds", kHistogram,
+       "How long streams waited for a row that found none free, whether they got one or not.",
+       READ(Value(from.sessions.admission_wait_seconds))},
+      {"mayfly_outbox_events", kGauge, "Events that wait for their clients to read them.",
+       READ(Value(from.sessions.outbox_events))},
 
       // Pool
       {"mayfly_slots", kGauge, "Rows of the pool, by state; their sum is constant.",
@@ -188,6 +198,9 @@ std::vector<Metric> Table() {
        READ(Value(from.sessions.requests_running))},
       {"mayfly_requests_waiting", kGauge, "Commands that wait for those before them.",
        READ(Value(from.sessions.requests_waiting))},
+      {"mayfly_requests_refused_total", kCounter,
+       "Commands refused in an open stream: their tenant had no tokens left.",
+       READ(Value(from.sessions.token_quota_refused, {{"reason", "token_quota"}}))},
       {"mayfly_request_finished_total", kCounter, "Generations that ended, by what ended them.",
        READ_ALL(Each<4>("reason", {"stop", "length", "eos", "cancelled"},
                         from.sessions.generations_finished))},

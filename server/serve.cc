@@ -3,7 +3,6 @@
 namespace mayfly {
 namespace {
 
-constexpr double kTickSeconds = 1;
 // How often a drain looks whether it is done.
 constexpr double kDrainPollSeconds = 0.05;
 // For the sessions that remain to finish the update in hand and to be stored.
@@ -46,7 +45,7 @@ int ServeUntilStopped(Server* server, StopSignals* signals, double drain_timeout
                       const Clock* clock, const Logger* logger) {
   int signal = 0;
   while (signal == 0) {
-    signal = signals->WaitFor(kTickSeconds);
+    signal = signals->WaitFor(server->tick_seconds());
     if (server->Tick()) continue;
     logger->Error("the engine has failed");
     server->EndSessions();

@@ -49,9 +49,11 @@ class Server {
   std::string http_address() const { return http_ == nullptr ? "" : http_->address(); }
   std::string health_address() const { return probes_ == nullptr ? "" : probes_->address(); }
 
-  // Called about once a second: ends expired sessions and measures. False once the engine has
-  // failed.
+  // Called at least every `tick_seconds`: ends expired sessions and measures. False once the engine
+  // has failed.
   bool Tick();
+  // A second, or less while somebody waits for a row.
+  double tick_seconds() const { return sessions_.SecondsToExpiry(); }
 
   // Not ready first, then no new sessions; open ones are told that they have `timeout_seconds`.
   void StartDrain(double timeout_seconds);

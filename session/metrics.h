@@ -15,11 +15,21 @@ struct SessionMetrics {
   Gauge active;
   Counter opened;
   // By CloseReason.
-  std::array<Counter, 10> closed;
-  // Rejected before a row was taken: no row, tenant's quota, draining.
+  std::array<Counter, 11> closed;
+  // Rejected before a row was taken: no row, none in time, too many that wait, tenant's quota,
+  // draining.
   Counter rejected_no_row;
+  Counter rejected_wait;
+  Counter rejected_queue_full;
   Counter rejected_quota;
   Counter rejected_draining;
+  Gauge admission_waiting;
+  // Of those that had to wait, whatever ended it.
+  Histogram admission_wait_seconds{LatencyBounds()};
+  // Commands refused as their tenant had no tokens left.
+  Counter token_quota_refused;
+  // Over all outboxes.
+  Gauge outbox_events;
   Histogram duration_seconds{{1, 5, 15, 60, 300, 900, 3600, 14400, 86400}};
   Histogram time_to_first_token_seconds{LatencyBounds()};
   // Gaps between the tokens of one generation, by whether an update of any session was in flight.

@@ -8,6 +8,7 @@
 #include "engine/base/status_macros.h"
 #include "session/command_checks.h"
 #include "session/options_resolver.h"
+#include "session/retry_after.h"
 
 namespace mayfly {
 namespace {
@@ -28,7 +29,8 @@ Session::Session(const Environment* environment, std::string id, ClientIdentity 
     : environment_(*environment),
       id_(std::move(id)),
       client_(std::move(client)),
-      outbox_(environment->limits.outbox_events, std::move(on_ready)),
+      outbox_(environment->limits.outbox_events, std::move(on_ready),
+              &environment->metrics->outbox_events),
       created_(environment->clock->Now()),
       last_activity_(created_) {
   outbox_.OnRoom([this] { OnRoom(); });
@@ -53,6 +55,8 @@ void Session::HalfClose() {
     if (state_ == State::kNew || state_ == State::kReceiving) {
       BeginEnd({CloseReason::kInvalid,
                 absl::InvalidArgumentError("the stream ended before its session was open")});
+    } else if (state_ == State::kQueued && idle()) {
+      BeginEnd({CloseReason::kHalfClosed, absl::OkStatus()});
     }
     Continue();
   }
@@ -68,10 +72,19 @@ void Session::End(CloseReason reason, absl::Status status) {
   Flush();
 }
 
+void Session::Admitted() {
+  {
+    MutexLock lock(&mu_);
+    if (state_ == State::kQueued) BeginOpening();
+  }
+  Flush();
+}
+
 void Session::Drain(double deadline_unix_seconds) {
   {
     MutexLock lock(&mu_);
     drain_deadline_ = deadline_unix_seconds;
+    if (state_ == State::kQueued) environment_.metrics->rejected_draining.Increment();
     if (state_ < State::kOpening) {
       BeginEnd({CloseReason::kDrained, absl::UnavailableError("the server is draining")});
     } else if (state_ == State::kOpen) {
@@ -104,7 +117,14 @@ void Session::Expire() {
       BeginEnd({CloseReason::kAge,
                 absl::AbortedError(absl::StrCat("the session is older than max_session_age, ",
                                                 max_age, " seconds"))});
-    } else if (max_idle > 0 && !busy_ && !side_ && Seconds(Now() - last_activity_) > max_idle) {
+    } else if (ReadsTooSlowly()) {
+      outbox_.Discard();
+      BeginEnd({CloseReason::kSlowReader,
+                absl::ResourceExhaustedError(
+                    absl::StrCat("the client read nothing for longer than slow_reader_timeout, ",
+                                 environment_.limits.slow_reader_timeout_seconds, " seconds"))});
+    } else if (max_idle > 0 && !busy_ && !side_ && state_ != State::kQueued &&
+               Seconds(Now() - last_activity_) > max_idle) {
       BeginEnd({CloseReason::kIdle,
                 absl::AbortedError(absl::StrCat(
                     "the session was idle for longer than idle_timeout, ", max_idle, " seconds"))});
@@ -189,7 +209,7 @@ absl::Status Session::CheckAcceptable(uint64_t request_id, const SessionCommand&
 
 bool Session::IsOutstanding(uint64_t request_id) const {
   if (running_ && running_->request_id == request_id) return true;
-  const bool opens = state_ == State::kLoading || state_ == State::kOpening;
+  const bool opens = state_ >= State::kReceiving && state_ <= State::kOpening;
   if (opens && open_request_id_ == request_id) return true;
   return std::any_of(waiting_.begin(), waiting_.end(), [request_id](const Waiting& waiting) {
     return waiting.request_id == request_id;
@@ -291,11 +311,18 @@ absl::Status Session::Resume(absl::string_view plain) {
 }
 
 void Session::TakeRow() {
-  if (absl::Status status = environment_.admit(this); !status.ok()) {
-    const bool draining = absl::IsUnavailable(status);
-    return BeginEnd({draining ? CloseReason::kDrained : CloseReason::kNoRow, std::move(status)});
+  const absl::StatusOr<Admission> admission = environment_.admit(this);
+  if (!admission.ok()) {
+    const bool draining = absl::IsUnavailable(admission.status());
+    return BeginEnd({draining ? CloseReason::kDrained : CloseReason::kNoRow, admission.status()});
   }
+  state_ = State::kQueued;
+  if (*admission == Admission::kNow) BeginOpening();
+}
+
+void Session::BeginOpening() {
   state_ = State::kOpening;
+  last_activity_ = Now();
   const RowOptions options{
       .adapter = planner_->options().adapter,
       .window_tokens = window_tokens_,
@@ -506,6 +533,7 @@ absl::StatusOr<Session::Task> Session::MakeAppend(AppendCommand command) const {
                             CheckTokenIds(*ids, environment_.engine->info().model.vocabulary));
   }
   const bool tokenized = !tokens.empty();
+  MAYFLY_RETURN_IF_ERROR(environment_.check_tokens(this));
   AppendTask task(std::move(command));
   if (tokenized) MAYFLY_RETURN_IF_ERROR(task.SetTokens(std::move(tokens)));
   return task;
@@ -522,6 +550,7 @@ absl::StatusOr<Session::Task> Session::MakeGenerate(GenerateCommand command,
   if (planner_->position() == 0) {
     return absl::FailedPreconditionError("the stream is empty: append something first");
   }
+  MAYFLY_RETURN_IF_ERROR(environment_.check_tokens(this));
   return GenerateTask(std::move(command), sampling, arrived);
 }
 
@@ -668,8 +697,11 @@ void Session::On(WorkId, RowOpened& opened) {
 
 void Session::On(WorkId, RowRefused& refused) {
   const bool invalid = absl::IsInvalidArgument(refused.status);  // what it was to go on from
-  if (!invalid) environment_.metrics->rejected_no_row.Increment();
-  RefuseRow(invalid ? CloseReason::kInvalid : CloseReason::kNoRow, std::move(refused.status));
+  if (invalid) return RefuseRow(CloseReason::kInvalid, std::move(refused.status));
+  environment_.metrics->rejected_no_row.Increment();
+  const std::optional<double> retry = environment_.seconds_to_row();
+  if (retry) refused.status = WithRetryAfter(std::move(refused.status), *retry);
+  RefuseRow(CloseReason::kNoRow, std::move(refused.status));
 }
 
 void Session::RefuseRow(CloseReason reason, absl::Status status) {
@@ -714,6 +746,7 @@ void Session::On(WorkId id, TextDelta& delta) {
                    .logprob = token.logprob});
   }
   usage_.generated_tokens += delta.tokens.size();
+  environment_.spend_tokens(this, delta.tokens.size());
   const bool training = environment_.metrics->learning.value() > 0;
   task->OnTokens(delta.tokens.size(), training, Now(), environment_.metrics);
   outbox_.Put({running_->request_id, DeltaEvent{std::move(delta)}});
@@ -949,6 +982,7 @@ void Session::CloseRow() {
 void Session::TakeInput(const std::vector<HistoryToken>& tokens) {
   for (const HistoryToken& token : tokens) planner_->Add(token);
   usage_.prompt_tokens += tokens.size();
+  environment_.spend_tokens(this, tokens.size());
 }
 
 bool Session::PutReceipt() {
@@ -1017,7 +1051,8 @@ void Session::BeginEnd(Ending ending) {
   switch (state_) {
     case State::kNew:
     case State::kReceiving:
-    case State::kLoading: return FinishEnd(0);
+    case State::kLoading:
+    case State::kQueued: return FinishEnd(0);
     case State::kOpening: break;  // RowOpened or RowRefused goes on
     case State::kOpen: CloseRow(); break;
     case State::kClosing:
@@ -1056,7 +1091,20 @@ void Session::FinishEnd(uint64_t freed_bytes) {
                                                {"generated_tokens", usage_.generated_tokens},
                                                {"updates_applied", updates_applied_}});
   outbox_.Finish(ending_->status);
-  calls_.Add([self = shared_from_this()] { self->environment_.release(self.get()); });
+  calls_.Add([self = shared_from_this(), had_row = freed_bytes > 0] {
+    self->environment_.release(self.get(), had_row);
+  });
+}
+
+bool Session::ReadsTooSlowly() {
+  const double longest = environment_.limits.slow_reader_timeout_seconds;
+  const uint64_t taken = outbox_.taken();
+  if (longest == 0 || state_ != State::kOpen || outbox_.room() > 0) {
+    full_outbox_.reset();
+    return false;
+  }
+  if (!full_outbox_ || full_outbox_->taken != taken) full_outbox_ = FullOutbox{taken, Now()};
+  return Seconds(Now() - full_outbox_->since) > longest;
 }
 
 void Session::CountLearning() {

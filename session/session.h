@@ -42,6 +42,9 @@
 
 namespace mayfly {
 
+// What the manager says to a session that may open.
+enum class Admission { kNow, kLater };
+
 class Session final : public TokenSink, public std::enable_shared_from_this<Session> {
  public:
   // What all sessions share; outlives them.
@@ -56,10 +59,18 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
     // Null: no snapshots.
     SnapshotVault* vault = nullptr;
     std::function<uint64_t()> random;
-    // Asks whether this session may open. Called with the session's mutex held; calls nothing back.
-    std::function<absl::Status(const Session*)> admit;
-    // The session is over and its row free. Called once, last.
-    std::function<void(const Session*)> release;
+    // The manager's part. All but `release` are called with the session's mutex held and call
+    // nothing back.
+    // Asks whether this session may open: at once, or once it is told so (Admitted).
+    std::function<absl::StatusOr<Admission>(const Session*)> admit;
+    // Until a row may come free; nothing where that is unknown.
+    std::function<std::optional<double>()> seconds_to_row;
+    // Asks whether this session's tenant has tokens left.
+    std::function<absl::Status(const Session*)> check_tokens;
+    // The tenant's tokens that its row took.
+    std::function<void(const Session*, uint64_t tokens)> spend_tokens;
+    // The session is over and its row, if it `had_row`, free. Called once, last.
+    std::function<void(const Session*, bool had_row)> release;
   };
 
   Session(const Environment* environment, std::string id, ClientIdentity client,
@@ -73,12 +84,14 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   void End(CloseReason reason, absl::Status status);
   Outbox& outbox() { return outbox_; }
 
+  // The session's turn to have a row has come.
+  void Admitted();
   // Tells the client that the server goes away; a session that has not opened ends at once.
   void Drain(double deadline_unix_seconds);
   // Ends the session with UNAVAILABLE; where the server has a store, once the session lies in it
   // and the client has its token. What runs is cut short, but for an update, which is finished.
   void HandOver();
-  // Ends the session if it has idled or lived beyond its limits.
+  // Ends the session if it has idled or lived beyond its limits, or its client reads too slowly.
   void Expire();
 
   const std::string& id() const { return id_; }
@@ -92,6 +105,7 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
     kNew,        // no command yet
     kReceiving,  // waits for its client's snapshot
     kLoading,    // waits for the vault
+    kQueued,     // waits for its turn to have a row
     kOpening,    // waits for its row
     kOpen,
     kClosing,  // waits for its row to be free
@@ -139,6 +153,7 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   void OnLoaded(const absl::StatusOr<std::string>& plain);
   absl::Status Resume(absl::string_view plain) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void TakeRow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void BeginOpening() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void OpenRow(const RowOptions& options);
   absl::Status CheckAcceptable(uint64_t request_id, const SessionCommand& command) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -254,6 +269,8 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   void AnswerAll(const std::string& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void FinishEnd(uint64_t freed_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void CountLearning() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Whether the outbox is full and nothing was taken from it for longer than a client may take.
+  bool ReadsTooSlowly() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Makes the engine calls and wakes the reader; without the mutex.
   void Flush();
 
@@ -274,6 +291,12 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   bool leaving_ ABSL_GUARDED_BY(mu_) = false;
   const TimePoint created_;
   TimePoint last_activity_ ABSL_GUARDED_BY(mu_);
+  // The full outbox as Expire first found it; nothing once something was taken.
+  struct FullOutbox {
+    uint64_t taken = 0;
+    TimePoint since;
+  };
+  std::optional<FullOutbox> full_outbox_ ABSL_GUARDED_BY(mu_);
 
   // From `open` on.
   uint64_t open_request_id_ ABSL_GUARDED_BY(mu_) = 0;

@@ -1,12 +1,17 @@
 #pragma once
 
-// All sessions: admission, expiry and drain. Built by main; thread-safe; nothing blocks. Its mutex
-// is never held across a call into a session, and sessions call it (Admit, Release) without its
-// mutex held.
+// All sessions: admission, quotas, expiry and drain. Built by main; thread-safe; nothing blocks.
+// Its mutexes are never held across a call into a session, and sessions call it
+// (Session::Environment) without them held.
+//
+// With an admission_wait it counts rows itself: a session that is admitted has one from then until
+// it is over, so the engine, whose answer is the last word, never lacks a row for it, and nobody
+// overtakes those that wait. Without one it asks the engine, which then refuses.
 
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -16,8 +21,12 @@
 #include "engine/base/log.h"
 #include "engine/base/mutex.h"
 #include "engine/engine.h"
+#include "session/admission_queue.h"
+#include "session/call_queue.h"
 #include "session/metrics.h"
+#include "session/release_forecast.h"
 #include "session/session.h"
+#include "session/token_quota.h"
 #include "session/types.h"
 
 namespace mayfly {
@@ -53,8 +62,11 @@ class SessionManager {
   void HandOverAll();
   // Ends every session with UNAVAILABLE, now.
   void EndAll();
-  // Ends sessions that idled or lived too long. Called about once a second.
+  // Ends sessions that idled, lived or waited for a row too long, and those of slow readers.
   void ExpireSessions();
+  // ExpireSessions should be called again after this time: a second, or less so that nobody waits
+  // for a row for longer than he may.
+  double SecondsToExpiry() const;
 
   // Sessions that are not over: their row, if they have one, is not free yet.
   int open_sessions() const;
@@ -71,10 +83,30 @@ class SessionManager {
     std::shared_ptr<Session> session;
     // Counts against its tenant.
     bool admitted = false;
+    // Has a row, or has asked the engine for one.
+    bool has_row = false;
+    // Since when it waits for a row, if it does.
+    std::optional<TimePoint> waits_since;
   };
 
-  absl::Status Admit(const Session* session);
-  void Release(const Session* session);
+  absl::StatusOr<Admission> Admit(const Session* session);
+  absl::Status CheckPlace(const Session* session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::optional<double> SecondsToRow() const;
+  double SecondsToRowOrWait() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status CheckTokens(const Session* session) const;
+  void SpendTokens(const Session* session, uint64_t tokens);
+  void Release(const Session* session, bool had_row);
+  Entry Remove(const Session* session, bool had_row);
+  // Tells those whose turn has come.
+  void AdmitWaiting();
+  // The next one that gets a row; null when nobody waits or no row is free.
+  std::shared_ptr<Session> TakeNextWaiting();
+  void RefuseLateWaiters();
+  // It waits no more.
+  void EndWaiting(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool has_free_row() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    return rows_taken_ < environment_.engine->info().rows;
+  }
   std::vector<std::shared_ptr<Session>> Sessions() const;
   std::string NewId() const;
 
@@ -84,6 +116,16 @@ class SessionManager {
   bool draining_ ABSL_GUARDED_BY(mu_) = false;
   std::unordered_map<const Session*, Entry> sessions_ ABSL_GUARDED_BY(mu_);
   std::unordered_map<std::string, int> admitted_by_tenant_ ABSL_GUARDED_BY(mu_);
+  // Sessions that have a row or have asked the engine for one.
+  int rows_taken_ ABSL_GUARDED_BY(mu_) = 0;
+  AdmissionQueue waiting_ ABSL_GUARDED_BY(mu_);
+  ReleaseForecast forecast_ ABSL_GUARDED_BY(mu_);
+  // One after the other, however deep in each other's calls sessions end and begin.
+  CallQueue admissions_;
+
+  // Apart from the rest: asked for every token.
+  mutable Mutex quota_mu_;
+  TokenQuota quota_ ABSL_GUARDED_BY(quota_mu_);
 };
 
 }  // namespace mayfly

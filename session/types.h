@@ -71,10 +71,16 @@ struct SessionLimits {
   int32_t max_sessions_per_tenant = 0;  // 0: no bound
   double idle_timeout_seconds = 0;      // 0: none
   double max_session_age_seconds = 0;   // 0: none
+  // An `open` may wait for a row for this long; 0: it is refused at once when none is free.
+  double admission_wait_seconds = 0;
+  int32_t max_waiting_sessions = 256;
+  int64_t max_tokens_per_minute_per_tenant = 0;  // prompt and generated ones; 0: no bound
   // Commands of one stream that may wait or run at once.
   int32_t max_outstanding_commands = 64;
-  // Events that may wait for one client before its generation pauses.
+  // Places in the queue towards one client (see Outbox); once they are taken its row pauses.
   int32_t outbox_events = 256;
+  // A client that leaves its queue full for this long is let go; 0: never.
+  double slow_reader_timeout_seconds = 60;
 };
 
 // ---- Commands ------------------------------------------------------------------------------
@@ -261,6 +267,7 @@ enum class CloseReason {
   kAge,           // max_session_age
   kDrained,       // the server is going away
   kEngineFailed,  // the device is gone
+  kSlowReader,    // slow_reader_timeout
 };
 
 const char* CloseReasonName(CloseReason reason);

@@ -124,6 +124,28 @@ TEST(ConfigTest, BytesAndDurationsTakeUnits) {
   EXPECT_EQ(Parse({"--idle_timeout=2.5"})->sessions.limits.idle_timeout_seconds, 2.5);
 }
 
+TEST(ConfigTest, LimitsAreSetByFlags) {
+  const auto defaults = Parse({});
+  ASSERT_THAT(defaults, IsOk());
+  EXPECT_EQ(defaults->sessions.limits.admission_wait_seconds, 0);
+  EXPECT_EQ(defaults->sessions.limits.max_tokens_per_minute_per_tenant, 0);
+  EXPECT_EQ(defaults->sessions.limits.slow_reader_timeout_seconds, 60);
+  EXPECT_EQ(defaults->max_connection_age_seconds, 0);
+  const auto config = Parse({"--admission_wait=90s", "--max_waiting_sessions=7",
+                             "--max_tokens_per_minute_per_tenant=5000", "--slow_reader_timeout=2m",
+                             "--max_outstanding_commands=3", "--max_connection_age=1h",
+                             "--max_connection_age_grace=5m"});
+  ASSERT_THAT(config, IsOk());
+  const SessionLimits& limits = config->sessions.limits;
+  EXPECT_EQ(limits.admission_wait_seconds, 90);
+  EXPECT_EQ(limits.max_waiting_sessions, 7);
+  EXPECT_EQ(limits.max_tokens_per_minute_per_tenant, 5000);
+  EXPECT_EQ(limits.slow_reader_timeout_seconds, 120);
+  EXPECT_EQ(limits.max_outstanding_commands, 3);
+  EXPECT_EQ(config->max_connection_age_seconds, 3600);
+  EXPECT_EQ(config->max_connection_age_grace_seconds, 300);
+}
+
 TEST(ConfigTest, ABudgetWithoutSlotsDecidesTheNumberOfRows) {
   EXPECT_EQ(Parse({"--memory_budget=1GiB"})->engine.slots, 0);
   EXPECT_EQ(Parse({"--memory_budget=1GiB", "--slots=2"})->engine.slots, 2);

@@ -6,6 +6,7 @@
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "gtest/gtest.h"
+#include "session/retry_after.h"
 
 namespace mayfly {
 namespace {
@@ -31,6 +32,16 @@ TEST(GrpcStatusTest, ErrorsThatPassSayWhenToRetry) {
     ASSERT_TRUE(rich.details(0).UnpackTo(&retry));
     EXPECT_GT(retry.retry_delay().seconds(), 0);
   }
+}
+
+TEST(GrpcStatusTest, AnErrorThatKnowsWhenToRetrySaysSo) {
+  google::rpc::Status rich;
+  const absl::Status status = WithRetryAfter(absl::ResourceExhaustedError("full"), 12.25);
+  ASSERT_TRUE(rich.ParseFromString(ToGrpcStatus(status).error_details()));
+  google::rpc::RetryInfo retry;
+  ASSERT_TRUE(rich.details(0).UnpackTo(&retry));
+  EXPECT_EQ(retry.retry_delay().seconds(), 12);
+  EXPECT_EQ(retry.retry_delay().nanos(), 250'000'000);
 }
 
 TEST(GrpcStatusTest, ErrorsThatStayCarryNoDetails) {

@@ -43,19 +43,21 @@ TEST_F(MetricsTableTest, NamesAreThoseOfTheContract) {
       UnorderedElementsAre(
           "mayfly_build_info", "mayfly_sessions_active", "mayfly_sessions_opened_total",
           "mayfly_sessions_closed_total", "mayfly_session_duration_seconds",
-          "mayfly_admission_rejected_total", "mayfly_slots", "mayfly_pool_bytes",
-          "mayfly_slot_release_seconds", "mayfly_time_to_first_token_seconds",
-          "mayfly_inter_token_latency_seconds", "mayfly_request_duration_seconds",
-          "mayfly_queue_duration_seconds", "mayfly_requests_running", "mayfly_requests_waiting",
-          "mayfly_request_finished_total", "mayfly_tokens_total", "mayfly_step_duration_seconds",
-          "mayfly_step_batch_size", "mayfly_step_tokens", "mayfly_engine_healthy",
-          "mayfly_adapter_updates_total", "mayfly_adapter_update_duration_seconds",
-          "mayfly_adapter_update_queue_seconds", "mayfly_adapter_update_lag_chunks",
-          "mayfly_adapter_updates_deferred_total", "mayfly_adapter_chunks_skipped_total",
-          "mayfly_adapter_nll_gain", "mayfly_adapter_rollbacks_total", "mayfly_update_busy_ratio",
-          "mayfly_updates_waiting", "grpc_server_handled_total", "process_cpu_seconds_total",
-          "process_resident_memory_bytes", "process_virtual_memory_bytes", "process_open_fds",
-          "process_max_fds", "process_start_time_seconds"));
+          "mayfly_admission_rejected_total", "mayfly_admission_waiting",
+          "mayfly_admission_wait_seconds", "mayfly_outbox_events", "mayfly_requests_refused_total",
+          "mayfly_slots", "mayfly_pool_bytes", "mayfly_slot_release_seconds",
+          "mayfly_time_to_first_token_seconds", "mayfly_inter_token_latency_seconds",
+          "mayfly_request_duration_seconds", "mayfly_queue_duration_seconds",
+          "mayfly_requests_running", "mayfly_requests_waiting", "mayfly_request_finished_total",
+          "mayfly_tokens_total", "mayfly_step_duration_seconds", "mayfly_step_batch_size",
+          "mayfly_step_tokens", "mayfly_engine_healthy", "mayfly_adapter_updates_total",
+          "mayfly_adapter_update_duration_seconds", "mayfly_adapter_update_queue_seconds",
+          "mayfly_adapter_update_lag_chunks", "mayfly_adapter_updates_deferred_total",
+          "mayfly_adapter_chunks_skipped_total", "mayfly_adapter_nll_gain",
+          "mayfly_adapter_rollbacks_total", "mayfly_update_busy_ratio", "mayfly_updates_waiting",
+          "grpc_server_handled_total", "process_cpu_seconds_total", "process_resident_memory_bytes",
+          "process_virtual_memory_bytes", "process_open_fds", "process_max_fds",
+          "process_start_time_seconds"));
 }
 
 TEST_F(MetricsTableTest, CountersAndOnlyCountersEndInTotal) {

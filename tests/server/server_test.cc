@@ -297,6 +297,47 @@ TEST_F(ServerTest, WithoutARowTheClientIsToldWhenToRetry) {
   EXPECT_TRUE(HasRetryInfo(status));
 }
 
+TEST(ServerLimitsTest, AnOpenWaitsForARowAndTheLateOneIsToldSo) {
+  Config config = InProcessServer::DefaultConfig();
+  config.sessions.limits.admission_wait_seconds = 5;
+  InProcessServer fixture(config);
+  const auto channel = fixture.Connect();
+  TestStream one(channel), two(channel), first(channel), second(channel);
+  ASSERT_TRUE(one.Open());
+  ASSERT_TRUE(two.Open());
+  const Gauge& waiting = fixture.server().session_metrics().admission_waiting;
+  first.Send("request_id: 1 open {}");
+  ASSERT_TRUE(Eventually([&] { return waiting.value() == 1; }));
+  second.Send("request_id: 1 open {}");
+  ASSERT_TRUE(Eventually([&] { return waiting.value() == 2; }));
+  one.HalfClose();
+  EXPECT_TRUE(first.Next(Event::kOpened).has_value());
+  EXPECT_LE(fixture.server().tick_seconds(), 1);
+  fixture.clock().Advance(5);
+  fixture.server().Tick();
+  const grpc::Status late = second.Finish();
+  EXPECT_EQ(late.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(late.error_message(), HasSubstr("admission_wait, 5 seconds"));
+}
+
+TEST(ServerLimitsTest, ATenantWithoutTokensIsToldWhenItHasSomeAgain) {
+  Config config = InProcessServer::DefaultConfig();
+  config.sessions.limits.max_tokens_per_minute_per_tenant = 60;
+  InProcessServer fixture(config);
+  TestStream stream(fixture.Connect());
+  ASSERT_TRUE(stream.Open());
+  stream.Send("request_id: 2 append { text: '" + std::string(69, 'x') + "' }");
+  ASSERT_TRUE(stream.Next(Event::kAppended).has_value());
+  stream.Send("request_id: 3 generate { max_tokens: 1 }");
+  const auto error = stream.Next(Event::kError);
+  ASSERT_TRUE(error.has_value());
+  EXPECT_EQ(error->error().code(), static_cast<uint32_t>(grpc::StatusCode::RESOURCE_EXHAUSTED));
+  EXPECT_EQ(error->error().retry_after_seconds(), 10);
+  fixture.clock().Advance(10);
+  stream.Send("request_id: 4 generate { max_tokens: 1 }");
+  EXPECT_TRUE(stream.Next(Event::kGenerated).has_value());
+}
+
 // ---- Information ---------------------------------------------------------------------------
 
 TEST_F(ServerTest, ServerInfoNamesModelLimitsDefaultsAndRows) {

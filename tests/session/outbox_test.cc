@@ -56,6 +56,51 @@ TEST(OutboxTest, CountsItsRoomAndNeverRefuses) {
   EXPECT_EQ(outbox.room(), 2u);
 }
 
+TEST(OutboxTest, ALargeEventTakesAPlaceForEveryFewKilobytes) {
+  Outbox outbox(4, nullptr);
+  AppendedEvent large;
+  large.token_logprobs.resize(2 * Outbox::kPlaceBytes / sizeof(float));
+  outbox.Put({1, large});
+  EXPECT_EQ(outbox.room(), 1u);
+  DeltaEvent delta;
+  delta.delta.text = std::string(Outbox::kPlaceBytes, 'x');
+  outbox.Put({2, delta});
+  EXPECT_EQ(outbox.room(), 0u);
+  outbox.Take();
+  EXPECT_EQ(outbox.room(), 2u);
+  outbox.Take();
+  EXPECT_EQ(outbox.room(), 4u);
+}
+
+TEST(OutboxTest, EventsOfAllOutboxesAreCounted) {
+  Gauge held;
+  {
+    Outbox one(4, nullptr, &held), two(4, nullptr, &held), three(4, nullptr, &held);
+    for (int i = 0; i < 2; ++i) {
+      for (Outbox* outbox : {&one, &two, &three}) outbox->Put(Event(i));
+    }
+    EXPECT_EQ(held.value(), 6);
+    one.Take();
+    EXPECT_EQ(one.taken(), 1u);
+    EXPECT_EQ(held.value(), 5);
+    two.Abandon();
+    EXPECT_EQ(held.value(), 3);
+  }
+  EXPECT_EQ(held.value(), 0);
+}
+
+TEST(OutboxTest, WhatIsDiscardedIsNotReadAndWhatComesAfterIs) {
+  Outbox outbox(2, nullptr);
+  outbox.Put(Event(1));
+  outbox.Put(Event(2));
+  outbox.Discard();
+  EXPECT_EQ(outbox.room(), 2u);
+  outbox.Put(Event(3));
+  outbox.Finish(absl::ResourceExhaustedError("too slow"));
+  EXPECT_EQ(outbox.Take().event->request_id, 3u);
+  EXPECT_THAT(*outbox.Take().final_status, HasCode(absl::StatusCode::kResourceExhausted));
+}
+
 TEST(OutboxTest, SaysThatThereIsRoomAgainOnceHalfOfItIsBack) {
   int calls = 0;
   Outbox outbox(4, nullptr);

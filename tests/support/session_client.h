@@ -18,7 +18,7 @@ namespace mayfly {
 class SessionClient {
  public:
   explicit SessionClient(SessionManager* manager, const std::string& tenant = "tenant")
-      : session_(manager->Create({tenant, "test"}, [this] { ++wakes_; })) {}
+      : session_(manager->Create({tenant, "test"}, [wakes = wakes_] { ++*wakes; })) {}
 
   Session& session() { return *session_; }
 
@@ -56,7 +56,7 @@ class SessionClient {
 
   const std::vector<SessionEvent>& events() const { return events_; }
   const std::optional<absl::Status>& final_status() const { return final_status_; }
-  int wakes() const { return wakes_; }
+  int wakes() const { return *wakes_; }
 
   // Events of one kind, of all commands or of one.
   template <typename Body>
@@ -81,7 +81,8 @@ class SessionClient {
   }
 
  private:
-  std::atomic<int> wakes_ = 0;
+  // Its session's too, which may live longer.
+  const std::shared_ptr<std::atomic<int>> wakes_ = std::make_shared<std::atomic<int>>(0);
   uint64_t last_request_id_ = 0;
   std::vector<SessionEvent> events_;
   std::optional<absl::Status> final_status_;
