@@ -15,7 +15,7 @@ struct SessionMetrics {
   Gauge active;
   Counter opened;
   // By CloseReason.
-  std::array<Counter, 10> closed;
+  std::array<Counter, 11> closed;
   // Rejected before a row was taken: no row, tenant's quota, draining.
   Counter rejected_no_row;
   Counter rejected_quota;

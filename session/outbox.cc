@@ -62,6 +62,11 @@ size_t Outbox::room() const {
   return Room();
 }
 
+size_t Outbox::depth() const {
+  MutexLock lock(&mu_);
+  return events_.size();
+}
+
 void Outbox::OnRoom(std::function<void()> on_room) { on_room_ = std::move(on_room); }
 
 size_t Outbox::Room() const { return events_.size() < capacity_ ? capacity_ - events_.size() : 0; }

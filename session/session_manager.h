@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -50,6 +51,12 @@ class SessionManager {
   void EndAll();
   // Ends sessions that idled or lived too long. Called about once a second.
   void ExpireSessions();
+
+  // For operators. With a tenant: as if there were no sessions but that tenant's.
+  std::vector<SessionInfo> List(const std::optional<std::string>& tenant) const;
+  // Null if there is no such session.
+  std::shared_ptr<Session> Find(const std::string& id,
+                                const std::optional<std::string>& tenant) const;
 
   // Sessions that are not over: their row, if they have one, is not free yet.
   int open_sessions() const;

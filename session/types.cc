@@ -14,6 +14,7 @@ const char* CloseReasonName(CloseReason reason) {
     case CloseReason::kAge: return "age";
     case CloseReason::kDrained: return "drained";
     case CloseReason::kEngineFailed: return "engine_failed";
+    case CloseReason::kTerminated: return "terminated";
   }
   return "unknown";
 }
