@@ -41,7 +41,9 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   int port = 0;
-  builder.AddListeningPort(options.address, grpc::InsecureServerCredentials(), &port);
+  const auto plaintext = grpc::InsecureServerCredentials();
+  builder.AddListeningPort(options.address, options.credentials ? options.credentials : plaintext,
+                           &port);
   // By default a second server may listen on the same port, and each gets some of the connections.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.SetMaxReceiveMessageSize(options.max_message_bytes);

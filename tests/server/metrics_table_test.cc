@@ -29,7 +29,9 @@ class MetricsTableTest : public testing::Test {
   EngineMetrics engine_metrics_;
   SessionMetrics session_metrics_;
   ServerMetrics server_metrics_;
-  const MetricsTable table_{{&engine_, &engine_metrics_, &session_metrics_, &server_metrics_}};
+  SecurityMetrics security_metrics_;
+  const MetricsTable table_{
+      {&engine_, &engine_metrics_, &session_metrics_, &server_metrics_, &security_metrics_}};
 };
 
 TEST_F(MetricsTableTest, NamesAreThoseOfTheContract) {
@@ -53,9 +55,11 @@ TEST_F(MetricsTableTest, NamesAreThoseOfTheContract) {
           "mayfly_adapter_update_queue_seconds", "mayfly_adapter_update_lag_chunks",
           "mayfly_adapter_updates_deferred_total", "mayfly_adapter_chunks_skipped_total",
           "mayfly_adapter_nll_gain", "mayfly_adapter_rollbacks_total", "mayfly_update_busy_ratio",
-          "mayfly_updates_waiting", "grpc_server_handled_total", "process_cpu_seconds_total",
-          "process_resident_memory_bytes", "process_virtual_memory_bytes", "process_open_fds",
-          "process_max_fds", "process_start_time_seconds"));
+          "mayfly_updates_waiting", "mayfly_tls_certificate_expiry_timestamp_seconds",
+          "mayfly_tls_reload_failures_total", "mayfly_auth_reload_failures_total",
+          "grpc_server_handled_total", "process_cpu_seconds_total", "process_resident_memory_bytes",
+          "process_virtual_memory_bytes", "process_open_fds", "process_max_fds",
+          "process_start_time_seconds"));
 }
 
 TEST_F(MetricsTableTest, CountersAndOnlyCountersEndInTotal) {
