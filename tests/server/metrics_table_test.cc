@@ -34,6 +34,12 @@ class MetricsTableTest : public testing::Test {
       {&engine_, &engine_metrics_, &session_metrics_, &server_metrics_, &security_metrics_}};
 };
 
+TEST_F(MetricsTableTest, ACertificatesExpiryIsShownOnceThereIsOne) {
+  EXPECT_THAT(Text(), Not(HasSubstr("\nmayfly_tls_certificate_expiry_timestamp_seconds ")));
+  security_metrics_.tls_expiry.Set(4e9);
+  EXPECT_THAT(Text(), HasSubstr("\nmayfly_tls_certificate_expiry_timestamp_seconds 4000000000\n"));
+}
+
 TEST_F(MetricsTableTest, NamesAreThoseOfTheContract) {
   std::set<std::string> names;
   for (const MetricFamily& family : table_.Collect()) {
