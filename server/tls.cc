@@ -104,6 +104,7 @@ double Expiry(const std::vector<Certificate>& chain) {
 
 // The chain's expiry, if gRPC can use all of these.
 absl::StatusOr<double> Check(const TlsFiles& files, const PemFiles& pem) {
+  ERR_clear_error();
   MAYFLY_ASSIGN_OR_RETURN(const std::vector<Certificate> chain,
                           ParseCertificates("--tls_cert", files.cert, pem.cert));
   MAYFLY_RETURN_IF_ERROR(CheckPair(files, chain.front().get(), pem.key));
@@ -211,7 +212,8 @@ absl::Status TlsCertificates::Read() {
   MAYFLY_ASSIGN_OR_RETURN(const double expiry, Check(files_, files));
   source_->Set(std::move(files));
   metrics_->tls_expiry.Set(expiry);
-  logger_->Info("tls_certificate_loaded", {{"file", files_.cert}, {"expiry_unix_seconds", expiry}});
+  logger_->Info("tls_certificate_loaded",
+                {{"file", files_.cert}, {"expiry_unix_seconds", static_cast<int64_t>(expiry)}});
   return absl::OkStatus();
 }
 

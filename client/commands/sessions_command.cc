@@ -54,7 +54,8 @@ absl::Status Call(v1::AdminService::Stub& stub, Method method, const Request& re
   return status.ok() ? absl::OkStatus() : ExplainStatus(ToAbslStatus(status), address);
 }
 
-using Cells = std::array<std::string, 10>;
+constexpr size_t kColumns = 10;
+using Cells = std::array<std::string, kColumns>;
 
 Cells Header() {
   return {"SESSION", "TENANT", "LABEL", "STATE", "RUNS", "AGE", "IDLE", "TOKENS", "UPDATES", "LAG"};
@@ -78,7 +79,7 @@ Cells Row(const v1::SessionInfo& info) {
 std::string Table(const v1::ListSessionsResponse& sessions) {
   std::vector<Cells> rows = {Header()};
   for (const v1::SessionInfo& info : sessions.sessions()) rows.push_back(Row(info));
-  std::array<size_t, Cells().size()> widths{};
+  std::array<size_t, kColumns> widths{};
   for (Cells& row : rows) {
     for (size_t i = 0; i < row.size(); ++i) {
       if (row[i].empty()) row[i].push_back('-');
