@@ -61,8 +61,10 @@ int Run(const Config& config) {
   }
   StopSignals signals;
   const Logger logger(config.log_level, config.log_format);
-  // A typing error should not have to wait for a model to load.
-  if (const auto security = Security::Create(config, &logger); !security.ok()) {
+  // A typing error should not have to wait for a model to load. Server::Start reads the files
+  // again, and says so.
+  const Logger quiet(LogLevel::kError, config.log_format);
+  if (const auto security = Security::Create(config, &quiet); !security.ok()) {
     return Fail(kBadConfiguration, security.status());
   }
   const SteadyClock clock;
