@@ -127,9 +127,12 @@ std::optional<SessionState> Session::Shown(State state) {
 }
 
 const char* Session::CommandName(const Task& task) {
-  if (std::holds_alternative<AppendTask>(task)) return "append";
-  if (std::holds_alternative<GenerateTask>(task)) return "generate";
-  return "adapt";
+  struct Name {
+    const char* operator()(const AppendTask&) const { return "append"; }
+    const char* operator()(const GenerateTask&) const { return "generate"; }
+    const char* operator()(const AdaptTask&) const { return "adapt"; }
+  };
+  return std::visit(Name(), task);
 }
 
 void Session::Offer(EngineEvent event) {
