@@ -9,6 +9,7 @@
 #include "client/commands/generate_command.h"
 #include "client/commands/info_command.h"
 #include "client/commands/score_command.h"
+#include "client/commands/sessions_command.h"
 
 namespace mayfly::cli {
 namespace {
@@ -31,6 +32,8 @@ constexpr CommandEntry kCommands[] = {
     {"score", "FILE [flags]", "read a text while learning it, and report its perplexity",
      &Create<ScoreCommand>},
     {"chat", "[flags]", "talk to a model that learns the conversation", &Create<ChatCommand>},
+    {"sessions", "[end ID] [flags]", "what sessions the server has; or end one of them",
+     &Create<SessionsCommand>},
     {"info", "[flags]", "what the server runs and what it allows", &Create<InfoCommand>},
 };
 

@@ -11,8 +11,6 @@
 #include "client/human_format.h"
 #include "client/json_lines.h"
 #include "engine/base/status_macros.h"
-#include "grpcpp/create_channel.h"
-#include "grpcpp/security/credentials.h"
 
 namespace mayfly::cli {
 
@@ -22,11 +20,14 @@ void UpdateCount::Add(const v1::Update& update) {
 }
 
 std::string ServerAddress(const OutputFlags& flags, const Environment& env) {
-  return flags.server.empty() ? env.server : flags.server;
+  return flags.server.address.empty() ? env.server : flags.server.address;
 }
 
-std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
-  return grpc::CreateChannel(address, grpc::InsecureChannelCredentials());
+absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(const OutputFlags& flags,
+                                                       const Environment& env) {
+  ChannelOptions options = flags.server;
+  options.address = ServerAddress(flags, env);
+  return CreateChannel(options);
 }
 
 absl::Status ExplainStatus(const absl::Status& status, absl::string_view address) {
@@ -39,11 +40,13 @@ absl::Status ExplainStatus(const absl::Status& status, absl::string_view address
                    status.message(), ")"));
 }
 
-absl::StatusOr<std::unique_ptr<SessionStream>> OpenSession(const std::string& address,
+absl::StatusOr<std::unique_ptr<SessionStream>> OpenSession(const OutputFlags& flags,
+                                                           const Environment& env,
                                                            const v1::Open& open,
                                                            SessionStream::Listeners listeners) {
-  auto session = SessionStream::Open(Connect(address), open, std::move(listeners));
-  if (!session.ok()) return ExplainStatus(session.status(), address);
+  MAYFLY_ASSIGN_OR_RETURN(const auto channel, Connect(flags, env));
+  auto session = SessionStream::Open(channel, open, std::move(listeners));
+  if (!session.ok()) return ExplainStatus(session.status(), ServerAddress(flags, env));
   return session;
 }
 

@@ -31,13 +31,15 @@ struct UpdateCount {
 // The server that the flags or the environment name.
 std::string ServerAddress(const OutputFlags& flags, const Environment& env);
 
-// A plaintext channel; connects when first used.
-std::shared_ptr<grpc::Channel> Connect(const std::string& address);
+// A channel to it, as the flags say; connects when first used.
+absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(const OutputFlags& flags,
+                                                       const Environment& env);
 
 // `status`, saying which server could not be used if that is what happened.
 absl::Status ExplainStatus(const absl::Status& status, absl::string_view address);
 
-absl::StatusOr<std::unique_ptr<SessionStream>> OpenSession(const std::string& address,
+absl::StatusOr<std::unique_ptr<SessionStream>> OpenSession(const OutputFlags& flags,
+                                                           const Environment& env,
                                                            const v1::Open& open,
                                                            SessionStream::Listeners listeners);
 

@@ -4,14 +4,15 @@
 
 #include <string>
 
+#include "client/channel.h"
 #include "client/flags.h"
 #include "mayfly/v1/session.pb.h"
 
 namespace mayfly::cli {
 
 struct OutputFlags {
-  // Empty: the environment's.
-  std::string server;
+  // The address may be empty: the environment's.
+  ChannelOptions server;
   bool json = false;
 };
 

@@ -3,7 +3,7 @@
 // One session on a Mayfly server, as a blocking object: opening it takes a row there, and its end
 // in any way frees that row and all that it learned. Owned by the caller.
 //
-//   auto channel = grpc::CreateChannel("127.0.0.1:7400", grpc::InsecureChannelCredentials());
+//   MAYFLY_ASSIGN_OR_RETURN(auto channel, mayfly::CreateChannel({.address = "127.0.0.1:7400"}));
 //   MAYFLY_ASSIGN_OR_RETURN(auto session, mayfly::SessionStream::Open(channel,
 //   mayfly::v1::Open())); MAYFLY_RETURN_IF_ERROR(session->AppendText("It was a dark and stormy
 //   night").status()); mayfly::v1::Generate generate; generate.set_max_tokens(64);

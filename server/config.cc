@@ -263,8 +263,17 @@ std::vector<Flag> ServerFlags() {
       {"health_listen", "address", "",
        "gRPC health alone, plaintext, for probes; also answers during a drain",
        Text(FIELD(health_listen))},
-      {"insecure", "bool", "false", "allow a plaintext --listen off the loopback",
+      {"insecure", "bool", "false",
+       "allow a --listen off the loopback in plaintext or without knowing who calls",
        Bool(FIELD(insecure))},
+      {"tls_cert", "file", "", "PEM: certificate chain of --listen; read again when it changes",
+       Text(FIELD(tls.cert))},
+      {"tls_key", "file", "", "PEM: private key of --tls_cert", Text(FIELD(tls.key))},
+      {"tls_client_ca", "file", "", "PEM: clients need a certificate that one of these signed",
+       Text(FIELD(tls.client_ca))},
+      {"auth_tokens_file", "file", "",
+       "who may call: TOKEN TENANT [admin] a line; read again when it changes",
+       Text(FIELD(auth_tokens_file))},
       {"device", "name", "cpu", "cpu, cuda or cuda:N", SetDevice},
       {"dtype", "name", "bf16", "type of weights and keys and values: bf16 or fp32",
        OneOf<DType>(FIELD(engine.dtype), {{"bf16", DType::kBFloat16}, {"fp32", DType::kFloat32}})},
@@ -458,14 +467,6 @@ absl::StatusOr<GivenFlags> Collect(const std::vector<Flag>& flags,
 
 // ---- Checks between flags ------------------------------------------------------------------
 
-bool IsLoopback(absl::string_view address) {
-  if (absl::StartsWith(address, "unix:")) return true;
-  const absl::string_view host = address.substr(0, address.rfind(':'));
-  if (host == "localhost" || host == "[::1]") return true;
-  // Digits and dots alone: 127.example.org is a name like any other.
-  return absl::StartsWith(host, "127.") && host.find_first_not_of("0123456789.") == host.npos;
-}
-
 absl::Status CheckAddress(absl::string_view flag, absl::string_view address, bool unix_allowed) {
   if (unix_allowed && absl::StartsWith(address, "unix:") && address.size() > 5)
     return absl::OkStatus();
@@ -479,6 +480,29 @@ absl::Status CheckAddress(absl::string_view flag, absl::string_view address, boo
       absl::StrCat("--", flag, "=", address, ": want host:port, with a port from 0 to 65535"));
 }
 
+absl::Status CheckTlsFlags(const TlsFiles& tls) {
+  if (tls.cert.empty() != tls.key.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--tls_cert=", tls.cert, ": want it and --tls_key, or neither"));
+  }
+  if (tls.enabled() || tls.client_ca.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("--tls_client_ca=", tls.client_ca, ": want --tls_cert and --tls_key with it"));
+}
+
+// Probes and metrics are for whoever reaches their ports: they hold no text, no session and no
+// secret, and change nothing.
+absl::Status CheckExposure(const Config& config) {
+  if (config.insecure || IsLoopback(config.listen)) return absl::OkStatus();
+  const bool knows_callers = !config.auth_tokens_file.empty() || !config.tls.client_ca.empty();
+  if (config.tls.enabled() && knows_callers) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--listen=", config.listen, ": off the loopback want ",
+      config.tls.enabled() ? "--auth_tokens_file or --tls_client_ca, or everybody may call"
+                           : "--tls_cert and --tls_key, or everybody may listen",
+      "; --insecure allows it"));
+}
+
 absl::Status CheckListeners(const Config& config) {
   MAYFLY_RETURN_IF_ERROR(CheckAddress("listen", config.listen, /*unix_allowed=*/true));
   if (!config.http_listen.empty()) {
@@ -488,10 +512,7 @@ absl::Status CheckListeners(const Config& config) {
     MAYFLY_RETURN_IF_ERROR(
         CheckAddress("health_listen", config.health_listen, /*unix_allowed=*/true));
   }
-  if (config.insecure || IsLoopback(config.listen)) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(
-      "--listen=", config.listen,
-      ": a plaintext listener off the loopback is open to everybody; --insecure allows it"));
+  return CheckExposure(config);
 }
 
 absl::Status CheckUpdateTokens(const EngineOptions& engine) {
@@ -525,6 +546,14 @@ absl::Status Apply(const Flag& flag, const Given& given, Config* config) {
 
 }  // namespace
 
+bool IsLoopback(absl::string_view address) {
+  if (absl::StartsWith(address, "unix:")) return true;
+  const absl::string_view host = address.substr(0, address.rfind(':'));
+  if (host == "localhost" || host == "[::1]") return true;
+  // Digits and dots alone: 127.example.org is a name like any other.
+  return absl::StartsWith(host, "127.") && host.find_first_not_of("0123456789.") == host.npos;
+}
+
 absl::StatusOr<Config> ParseConfig(const std::vector<std::string>& args, const Environment& env) {
   const std::vector<Flag> flags = AllFlags();
   MAYFLY_ASSIGN_OR_RETURN(const GivenFlags given, Collect(flags, args, env));
@@ -542,6 +571,7 @@ absl::StatusOr<Config> ParseConfig(const std::vector<std::string>& args, const E
     return absl::InvalidArgumentError("--model=: want the directory of a model");
   }
   if (config.engine.memory_budget_bytes > 0 && !given.contains("slots")) config.engine.slots = 0;
+  MAYFLY_RETURN_IF_ERROR(CheckTlsFlags(config.tls));
   MAYFLY_RETURN_IF_ERROR(CheckListeners(config));
   MAYFLY_RETURN_IF_ERROR(CheckUpdateTokens(config.engine));
   MAYFLY_RETURN_IF_ERROR(CheckSessionDefaults(config));

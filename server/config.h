@@ -9,8 +9,10 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "engine/base/log.h"
 #include "engine/options.h"
+#include "server/tls_files.h"
 #include "session/session_manager.h"
 
 namespace mayfly {
@@ -25,6 +27,10 @@ struct Config {
   std::string http_listen;
   std::string health_listen;
   bool insecure = false;
+  // All empty: plaintext.
+  TlsFiles tls;
+  // Empty: callers need no token.
+  std::string auth_tokens_file;
   int32_t max_message_bytes = 0;
   // 0: no bound.
   double max_connection_age_seconds = 0;
@@ -43,6 +49,9 @@ using Environment = std::map<std::string, std::string>;
 // default. `args` excludes the program's name. An error is one line that names the flag, its value
 // and its limit.
 absl::StatusOr<Config> ParseConfig(const std::vector<std::string>& args, const Environment& env);
+
+// Can only this machine reach it?
+bool IsLoopback(absl::string_view address);
 
 // Every flag with its type, its default and what it does, a screen wide.
 std::string ConfigHelp();

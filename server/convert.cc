@@ -67,6 +67,12 @@ constexpr EnumPair<v1::ExportFormat, ExportFormat> kExportFormats[] = {
     {v1::EXPORT_FORMAT_PEFT, ExportFormat::kPeft},
     {v1::EXPORT_FORMAT_SNAPSHOT, ExportFormat::kSnapshot}};
 
+constexpr EnumPair<v1::SessionState, SessionState> kSessionStates[] = {
+    {v1::SESSION_STATE_NEW, SessionState::kNew},
+    {v1::SESSION_STATE_OPENING, SessionState::kOpening},
+    {v1::SESSION_STATE_OPEN, SessionState::kOpen},
+    {v1::SESSION_STATE_CLOSING, SessionState::kClosing}};
+
 // Leaves `target` alone when the field is UNSPECIFIED. Enums are open: a client may send any
 // number.
 template <typename Theirs, typename Ours, size_t n, typename Target>
@@ -458,6 +464,30 @@ v1::MemoryAccount ToProto(const MemoryAccount& from) {
   to.set_activation(from.activation);
   to.set_logits(from.logits);
   to.set_update(from.update);
+  return to;
+}
+
+v1::SessionInfo ToProto(const SessionInfo& from) {
+  v1::SessionInfo to;
+  to.set_session_id(from.id);
+  to.set_label(from.label);
+  to.set_tenant(from.client.tenant);
+  to.set_peer(from.client.peer);
+  to.set_state(WriteEnum(from.state, kSessionStates));
+  to.set_adapter_version(from.adapter_version);
+  to.set_window_tokens(from.window_tokens);
+  to.set_window_position(from.window_position);
+  to.set_stream_position(from.stream_position);
+  to.set_lag_chunks(from.lag_chunks);
+  *to.mutable_reserved_bytes() = ToProto(from.reserved);
+  to.set_age_seconds(from.age_seconds);
+  to.set_idle_seconds(from.idle_seconds);
+  *to.mutable_usage() = ToProto(from.usage);
+  to.set_updates(from.updates);
+  to.set_updates_applied(from.updates_applied);
+  to.set_running_command(from.running_command);
+  to.set_outstanding_commands(static_cast<uint32_t>(from.outstanding_commands));
+  to.set_outbox_events(static_cast<uint32_t>(from.outbox_events));
   return to;
 }
 

@@ -4,6 +4,7 @@
 // message is only read: whether a value makes sense is for the session to say. Pure; any thread.
 
 #include "engine/types.h"
+#include "mayfly/v1/admin_service.pb.h"
 #include "mayfly/v1/inference_service.pb.h"
 #include "mayfly/v1/options.pb.h"
 #include "mayfly/v1/session.pb.h"
@@ -24,5 +25,6 @@ v1::SamplingOptions ToProto(const SamplingOptions& options);
 v1::ModelInfo ToProto(const ModelInfo& model);
 v1::RowBytes ToProto(const RowBytes& bytes);
 v1::MemoryAccount ToProto(const MemoryAccount& account);
+v1::SessionInfo ToProto(const SessionInfo& info);
 
 }  // namespace mayfly

@@ -60,7 +60,9 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   int port = 0;
-  builder.AddListeningPort(options.address, grpc::InsecureServerCredentials(), &port);
+  const auto plaintext = grpc::InsecureServerCredentials();
+  builder.AddListeningPort(options.address, options.credentials ? options.credentials : plaintext,
+                           &port);
   for (const auto& [name, value] : ChannelArguments(options)) {
     builder.AddChannelArgument(name, value);
   }

@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/base/log.h"
+#include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server.h"
 
 namespace mayfly {
@@ -20,6 +21,8 @@ class GrpcServer {
   struct Options {
     // host:port or unix:path; port 0 lets the system choose.
     std::string address;
+    // Null: plaintext.
+    std::shared_ptr<grpc::ServerCredentials> credentials = nullptr;
     int32_t max_message_bytes = 1 << 20;
     // A connection this old takes no new calls, and those that it carries are cut off after the
     // grace; gRPC varies the age by a tenth. 0: no bound.

@@ -1,26 +1,56 @@
 #include "server/inference_service.h"
 
+#include <utility>
+
 #include "server/convert.h"
+#include "server/grpc_status.h"
 #include "server/session_reactor.h"
 #include "server/version.h"
 
 namespace mayfly {
+namespace {
+
+// A call that is over before it began.
+class RefusedSession final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+ public:
+  explicit RefusedSession(const grpc::Status& status) { Finish(status); }
+  void OnDone() noexcept override { delete this; }
+};
+
+}  // namespace
 
 InferenceService::InferenceService(const Engine* engine, SessionManager* manager,
-                                   ServerMetrics* metrics, int32_t max_message_bytes)
+                                   const Authenticator* auth, ServerMetrics* metrics,
+                                   int32_t max_message_bytes)
     : engine_(engine),
       manager_(manager),
+      auth_(auth),
       metrics_(metrics),
       max_message_bytes_(max_message_bytes) {}
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* InferenceService::Session(
     grpc::CallbackServerContext* context) {
-  return SessionReactor::Start(context, manager_, metrics_);
+  absl::StatusOr<Caller> caller = auth_->Authenticate(*context);
+  if (caller.ok()) {
+    return SessionReactor::Start(context, std::move(caller->client), manager_, metrics_);
+  }
+  const grpc::Status refused = ToGrpcStatus(caller.status());
+  metrics_->CountHandled(RpcMethod::kSession, refused);
+  return new RefusedSession(refused);
 }
 
 grpc::ServerUnaryReactor* InferenceService::GetServerInfo(grpc::CallbackServerContext* context,
                                                           const v1::GetServerInfoRequest*,
                                                           v1::GetServerInfoResponse* response) {
+  const grpc::Status status = ToGrpcStatus(auth_->Authenticate(*context).status());
+  if (status.ok()) Describe(response);
+  metrics_->CountHandled(RpcMethod::kGetServerInfo, status);
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  reactor->Finish(status);
+  return reactor;
+}
+
+void InferenceService::Describe(v1::GetServerInfoResponse* response) const {
   const EngineInfo& info = engine_->info();
   response->set_version(Version());
   response->set_device(info.device);
@@ -33,11 +63,6 @@ grpc::ServerUnaryReactor* InferenceService::GetServerInfo(grpc::CallbackServerCo
   response->set_rows_free(engine_->free_rows());
   *response->mutable_row_bytes() = ToProto(info.row_bytes);
   *response->mutable_memory() = ToProto(info.memory);
-
-  metrics_->CountHandled(RpcMethod::kGetServerInfo, grpc::Status::OK);
-  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  reactor->Finish(grpc::Status::OK);
-  return reactor;
 }
 
 void InferenceService::WriteLimits(v1::Limits* limits) const {

@@ -5,7 +5,7 @@
 
 #include "engine/engine.h"
 #include "mayfly/v1/inference_service.grpc.pb.h"
-#include "server/config.h"
+#include "server/auth.h"
 #include "server/server_metrics.h"
 #include "session/session_manager.h"
 
@@ -17,8 +17,8 @@ using InferenceServiceBase = v1::InferenceService::WithRawCallbackMethod_Session
 class InferenceService final : public InferenceServiceBase {
  public:
   // All pointers outlive the service.
-  InferenceService(const Engine* engine, SessionManager* manager, ServerMetrics* metrics,
-                   int32_t max_message_bytes);
+  InferenceService(const Engine* engine, SessionManager* manager, const Authenticator* auth,
+                   ServerMetrics* metrics, int32_t max_message_bytes);
 
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Session(
       grpc::CallbackServerContext* context) override;
@@ -27,10 +27,12 @@ class InferenceService final : public InferenceServiceBase {
                                           v1::GetServerInfoResponse* response) override;
 
  private:
+  void Describe(v1::GetServerInfoResponse* response) const;
   void WriteLimits(v1::Limits* limits) const;
 
   const Engine* const engine_;
   SessionManager* const manager_;
+  const Authenticator* const auth_;
   ServerMetrics* const metrics_;
   const int32_t max_message_bytes_;
 };

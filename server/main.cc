@@ -12,6 +12,7 @@
 #include "engine/create_engine.h"
 #include "google/protobuf/stubs/logging.h"
 #include "server/config.h"
+#include "server/security.h"
 #include "server/serve.h"
 #include "server/server.h"
 #include "server/stop_signals.h"
@@ -60,6 +61,12 @@ int Run(const Config& config) {
   }
   StopSignals signals;
   const Logger logger(config.log_level, config.log_format);
+  // A typing error should not have to wait for a model to load. Server::Start reads the files
+  // again, and says so.
+  const Logger quiet(LogLevel::kError, config.log_format);
+  if (const auto security = Security::Create(config, &quiet); !security.ok()) {
+    return Fail(kBadConfiguration, security.status());
+  }
   const SteadyClock clock;
   EngineMetrics engine_metrics;
   auto engine = CreateEngine(config.engine, &engine_metrics, &logger, &clock);

@@ -23,6 +23,7 @@ struct Reading {
   const EngineMetrics& rows;
   const SessionMetrics& sessions;
   const ServerMetrics& server;
+  const SecurityMetrics& security;
   const ProcessStats process;
 };
 
@@ -105,8 +106,9 @@ Values PoolBytes(const Reading& from) {
 
 // Codes that never occurred are left out, but for OK.
 Values HandledCalls(const ServerMetrics& server) {
-  constexpr std::array<const char*, kRpcMethods> kMethods = {"Session", "GetServerInfo", "Check",
-                                                             "Watch"};
+  constexpr std::array<const char*, kRpcMethods> kMethods = {
+      "Session",    "GetServerInfo",    "Check", "Watch", "ListSessions",
+      "GetSession", "TerminateSession", "Drain"};
   constexpr std::array<const char*, kRpcCodes> kCodes = {
       "OK",       "Canceled",       "Unknown",          "InvalidArgument",   "DeadlineExceeded",
       "NotFound", "AlreadyExists",  "PermissionDenied", "ResourceExhausted", "FailedPrecondition",
@@ -122,6 +124,12 @@ Values HandledCalls(const ServerMetrics& server) {
     }
   }
   return values;
+}
+
+// No series without TLS: an alert on a date in the past must not see a 0.
+Values TlsExpiry(const SecurityMetrics& security) {
+  if (security.tls_expiry.value() == 0) return {};
+  return {Value(security.tls_expiry)};
 }
 
 // ---- The table -----------------------------------------------------------------------------
@@ -255,6 +263,17 @@ std::vector<Metric> Table() {
       {"mayfly_updates_waiting", kGauge, "Updates that wait for the update worker.",
        READ(Value(from.rows.updates_waiting))},
 
+      // Security
+      {"mayfly_tls_certificate_expiry_timestamp_seconds", kGauge,
+       "When the first certificate of the chain that is served expires, since the Unix epoch.",
+       READ_ALL(TlsExpiry(from.security))},
+      {"mayfly_tls_reload_failures_total", kCounter,
+       "Changed TLS files that could not be used; the old ones stay.",
+       READ(Value(from.security.tls_reload_failures))},
+      {"mayfly_auth_reload_failures_total", kCounter,
+       "Changed token files that could not be used; the old one stays.",
+       READ(Value(from.security.auth_reload_failures))},
+
       // gRPC and the process, under the names that dashboards know
       {"grpc_server_handled_total", kCounter, "Calls that ended, by method and status code.",
        READ_ALL(HandledCalls(from.server))},
@@ -279,8 +298,9 @@ std::vector<Metric> Table() {
 }  // namespace
 
 std::vector<prometheus::MetricFamily> MetricsTable::Collect() const {
-  const Reading reading{*sources_.engine, *sources_.engine_metrics, *sources_.session_metrics,
-                        *sources_.server_metrics, ReadProcessStats()};
+  const Reading reading{*sources_.engine,           *sources_.engine_metrics,
+                        *sources_.session_metrics,  *sources_.server_metrics,
+                        *sources_.security_metrics, ReadProcessStats()};
   std::vector<prometheus::MetricFamily> families;
   for (const Metric& metric : Table()) {
     families.push_back({metric.name, metric.help, metric.type, metric.read(reading)});

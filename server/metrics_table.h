@@ -9,6 +9,7 @@
 #include "engine/metrics.h"
 #include "prometheus/collectable.h"
 #include "prometheus/metric_family.h"
+#include "server/security_metrics.h"
 #include "server/server_metrics.h"
 #include "session/metrics.h"
 
@@ -20,6 +21,7 @@ struct MetricSources {
   const EngineMetrics* engine_metrics;
   const SessionMetrics* session_metrics;
   const ServerMetrics* server_metrics;
+  const SecurityMetrics* security_metrics;
 };
 
 class MetricsTable final : public prometheus::Collectable {

@@ -1,7 +1,7 @@
 #pragma once
 
-// From the first request to the last: keeps a started server running until a signal, then drains
-// it.
+// From the first request to the last: keeps a started server running until a signal, or an
+// operator's call of Drain, then drains it.
 
 #include "engine/base/clock.h"
 #include "engine/base/log.h"

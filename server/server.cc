@@ -1,5 +1,6 @@
 #include "server/server.h"
 
+#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -31,23 +32,34 @@ SessionManager::Options With(SnapshotVault* vault, SessionManager::Options optio
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Config& config,
                                                       const Foundation& foundation) {
   MAYFLY_RETURN_IF_ERROR(CheckSessionDefaults(config.sessions, foundation.engine->info()));
-  std::unique_ptr<Server> server(new Server(config, foundation));
+  MAYFLY_ASSIGN_OR_RETURN(auto security, Security::Create(config, foundation.logger));
+  std::unique_ptr<Server> server(new Server(config, foundation, std::move(security)));
   MAYFLY_RETURN_IF_ERROR(server->Listen(config));
   server->health_.SetReady(true);
   return server;
 }
 
-Server::Server(const Config& config, const Foundation& foundation)
+Server::Server(const Config& config, const Foundation& foundation,
+               std::unique_ptr<Security> security)
     : foundation_(foundation),
+      security_(std::move(security)),
       sessions_(With(foundation.vault, config.sessions), foundation.engine, foundation.clock,
                 foundation.logger, &session_metrics_),
-      inference_service_(foundation.engine, &sessions_, &server_metrics_, config.max_message_bytes),
+      inference_service_(foundation.engine, &sessions_, &security_->auth(), &server_metrics_,
+                         config.max_message_bytes),
+      admin_service_(
+          &sessions_, &security_->auth(),
+          [this, timeout = config.drain_timeout_seconds] {
+            return StartDrain(timeout).unix_seconds;
+          },
+          &server_metrics_, foundation.logger),
       main_health_service_(&health_, &server_metrics_),
       probes_health_service_(&health_, &server_metrics_),
       metrics_table_({.engine = foundation.engine,
                       .engine_metrics = foundation.engine_metrics,
                       .session_metrics = &session_metrics_,
-                      .server_metrics = &server_metrics_}) {}
+                      .server_metrics = &server_metrics_,
+                      .security_metrics = &security_->metrics()}) {}
 
 absl::Status Server::Listen(const Config& config) {
   if (!config.http_listen.empty()) {
@@ -62,10 +74,12 @@ absl::Status Server::Listen(const Config& config) {
   MAYFLY_ASSIGN_OR_RETURN(
       main_, GrpcServer::Start(
                  {.address = config.listen,
+                  .credentials = security_->credentials(),
                   .max_message_bytes = config.max_message_bytes,
                   .max_connection_age_seconds = config.max_connection_age_seconds,
                   .max_connection_age_grace_seconds = config.max_connection_age_grace_seconds},
-                 {&inference_service_, &main_health_service_}, foundation_.logger));
+                 {&inference_service_, &admin_service_, &main_health_service_},
+                 foundation_.logger));
   return absl::OkStatus();
 }
 
@@ -83,6 +97,7 @@ void Server::Stop() {
 
 bool Server::Tick() {
   sessions_.ExpireSessions();
+  security_->Reload();
   server_metrics_.update_busy_ratio.Set(busy_ratio_.Sample(
       foundation_.clock->Now(), foundation_.engine_metrics->update_busy_seconds.value()));
   if (foundation_.engine->healthy()) return true;
@@ -91,9 +106,23 @@ bool Server::Tick() {
   return false;
 }
 
-void Server::StartDrain(double timeout_seconds) {
+Server::DrainDeadline Server::StartDrain(double timeout_seconds) {
+  const auto timeout = std::chrono::duration<double>(timeout_seconds);
+  DrainDeadline deadline{foundation_.clock->Now() + std::chrono::duration_cast<Duration>(timeout),
+                         absl::ToUnixMicros(absl::Now()) * 1e-6 + timeout_seconds};
+  {
+    MutexLock lock(&mu_);
+    if (drain_deadline_) return *drain_deadline_;
+    drain_deadline_ = deadline;
+  }
   health_.SetReady(false);
-  sessions_.StartDrain(absl::ToUnixMicros(absl::Now()) * 1e-6 + timeout_seconds);
+  sessions_.StartDrain(deadline.unix_seconds);
+  return deadline;
+}
+
+std::optional<Server::DrainDeadline> Server::drain_deadline() const {
+  MutexLock lock(&mu_);
+  return drain_deadline_;
 }
 
 bool Server::idle() const {

@@ -5,13 +5,16 @@
 // thread.
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
+#include "engine/base/mutex.h"
 #include "engine/engine.h"
 #include "engine/metrics.h"
+#include "server/admin_service.h"
 #include "server/busy_ratio.h"
 #include "server/config.h"
 #include "server/grpc_server.h"
@@ -19,6 +22,7 @@
 #include "server/inference_service.h"
 #include "server/metrics_server.h"
 #include "server/metrics_table.h"
+#include "server/security.h"
 #include "server/server_metrics.h"
 #include "session/metrics.h"
 #include "session/session_manager.h"
@@ -38,8 +42,14 @@ class Server {
     SnapshotVault* vault = nullptr;
   };
 
+  // When the sessions that are left are ended.
+  struct DrainDeadline {
+    TimePoint time;
+    double unix_seconds = 0;  // as clients are told
+  };
+
   // Listens and serves. INVALID_ARGUMENT when the configured defaults of the sessions do not fit
-  // the model, UNAVAILABLE when an address cannot be had.
+  // the model or a file cannot be used, UNAVAILABLE when an address cannot be had.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const Config& config,
                                                        const Foundation& foundation);
   ~Server();
@@ -49,14 +59,17 @@ class Server {
   std::string http_address() const { return http_ == nullptr ? "" : http_->address(); }
   std::string health_address() const { return probes_ == nullptr ? "" : probes_->address(); }
 
-  // Called at least every `tick_seconds`: ends expired sessions and measures. False once the engine
-  // has failed.
+  // Called at least every `tick_seconds`: ends expired sessions, reads changed certificates and
+  // tokens, and measures. False once the engine has failed.
   bool Tick();
   // A second, or less while somebody waits for a row.
   double tick_seconds() const { return sessions_.SecondsToExpiry(); }
 
   // Not ready first, then no new sessions; open ones are told that they have `timeout_seconds`.
-  void StartDrain(double timeout_seconds);
+  // Only the first call counts; returns its deadline. Thread-safe: operators drain too.
+  DrainDeadline StartDrain(double timeout_seconds);
+  // Nothing before StartDrain. Thread-safe.
+  std::optional<DrainDeadline> drain_deadline() const;
   // Every session has ended and given its row back.
   bool idle() const;
   // Ends every session with UNAVAILABLE: once it lies in the snapshot store if there is one, or at
@@ -70,22 +83,28 @@ class Server {
 
   const SessionMetrics& session_metrics() const { return session_metrics_; }
   const ServerMetrics& server_metrics() const { return server_metrics_; }
+  const SecurityMetrics& security_metrics() const { return security_->metrics(); }
 
  private:
-  Server(const Config& config, const Foundation& foundation);
+  Server(const Config& config, const Foundation& foundation, std::unique_ptr<Security> security);
   absl::Status Listen(const Config& config);
 
   const Foundation foundation_;
+  const std::unique_ptr<Security> security_;
   SessionMetrics session_metrics_;
   ServerMetrics server_metrics_;
   BusyRatio busy_ratio_;
   HealthBoard health_;
   SessionManager sessions_;
   InferenceService inference_service_;
+  AdminService admin_service_;
   // One service belongs to one gRPC server.
   HealthService main_health_service_;
   HealthService probes_health_service_;
   const MetricsTable metrics_table_;
+
+  mutable Mutex mu_;
+  std::optional<DrainDeadline> drain_deadline_ ABSL_GUARDED_BY(mu_);
 
   bool stopped_ = false;
   // Listeners, last: they use all of the above.

@@ -10,8 +10,17 @@
 
 namespace mayfly {
 
-enum class RpcMethod { kSession, kGetServerInfo, kHealthCheck, kHealthWatch };
-constexpr size_t kRpcMethods = 4;
+enum class RpcMethod {
+  kSession,
+  kGetServerInfo,
+  kHealthCheck,
+  kHealthWatch,
+  kListSessions,
+  kGetSession,
+  kTerminateSession,
+  kDrain,
+};
+constexpr size_t kRpcMethods = 8;
 // OK to UNAUTHENTICATED.
 constexpr size_t kRpcCodes = 17;
 

@@ -42,17 +42,15 @@ grpc::ByteBuffer Serialize(const SessionEvent& event) {
 
 }  // namespace
 
-SessionReactor* SessionReactor::Start(grpc::CallbackServerContext* context, SessionManager* manager,
-                                      ServerMetrics* metrics) {
+SessionReactor* SessionReactor::Start(grpc::CallbackServerContext* context, ClientIdentity client,
+                                      SessionManager* manager, ServerMetrics* metrics) {
   const std::shared_ptr<SessionReactor> reactor(new SessionReactor(context, metrics));
   reactor->self_ = reactor;
   // Until the service has returned the reactor, the outbox's calls find the role taken.
   reactor->session_ =
-      manager->Create(ClientIdentity{.tenant = "", .peer = context->peer()},
-                      [weak = std::weak_ptr<SessionReactor>(reactor)] {
-                        if (const std::shared_ptr<SessionReactor> alive = weak.lock())
-                          alive->Pump();
-                      });
+      manager->Create(std::move(client), [weak = std::weak_ptr<SessionReactor>(reactor)] {
+        if (const std::shared_ptr<SessionReactor> alive = weak.lock()) alive->Pump();
+      });
   reactor->ReadNext();
   reactor->WriteNext();
   return reactor.get();

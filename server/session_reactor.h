@@ -25,9 +25,9 @@ namespace mayfly {
 class SessionReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
                              public std::enable_shared_from_this<SessionReactor> {
  public:
-  // Starts a session for the call `context` and returns the reactor that serves it.
-  static SessionReactor* Start(grpc::CallbackServerContext* context, SessionManager* manager,
-                               ServerMetrics* metrics);
+  // Starts a session for the call `context` of `client` and returns the reactor that serves it.
+  static SessionReactor* Start(grpc::CallbackServerContext* context, ClientIdentity client,
+                               SessionManager* manager, ServerMetrics* metrics);
 
   void OnReadDone(bool ok) noexcept override;
   void OnWriteDone(bool ok) noexcept override;

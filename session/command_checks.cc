@@ -42,6 +42,12 @@ absl::Status CheckStops(const std::vector<std::string>& stops) {
 
 }  // namespace
 
+absl::Status CheckLabel(const std::string& label) {
+  if (label.size() <= kMaxLabelBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("label has ", label.size(), " bytes, the limit is ", kMaxLabelBytes));
+}
+
 absl::Status CheckAppend(const AppendCommand& command) {
   if (const auto* ids = std::get_if<std::vector<uint32_t>>(&command.input)) {
     return ids->empty() ? absl::InvalidArgumentError("token_ids is empty") : absl::OkStatus();

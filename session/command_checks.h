@@ -3,7 +3,9 @@
 // What a client's command must satisfy before it reaches the engine. Pure; every refusal is an
 // InvalidArgument that names the value and its limit.
 
+#include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -13,9 +15,12 @@
 
 namespace mayfly {
 
+inline constexpr size_t kMaxLabelBytes = 256;
 inline constexpr uint32_t kMaxLogprobs = 20;
 inline constexpr size_t kMaxStopStrings = 16;
 inline constexpr size_t kMaxStopTokens = 256;
+
+absl::Status CheckLabel(const std::string& label);
 
 // There is input, and its text is text.
 absl::Status CheckAppend(const AppendCommand& command);

@@ -15,7 +15,7 @@ struct SessionMetrics {
   Gauge active;
   Counter opened;
   // By CloseReason.
-  std::array<Counter, 11> closed;
+  std::array<Counter, 12> closed;
   // Rejected before a row was taken: no row, none in time, too many that wait, tenant's quota,
   // draining.
   Counter rejected_no_row;

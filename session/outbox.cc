@@ -114,6 +114,11 @@ uint64_t Outbox::taken() const {
   return taken_;
 }
 
+size_t Outbox::depth() const {
+  MutexLock lock(&mu_);
+  return events_.size();
+}
+
 void Outbox::OnRoom(std::function<void()> on_room) { on_room_ = std::move(on_room); }
 
 size_t Outbox::Room() const { return places_ < capacity_ ? capacity_ - places_ : 0; }

@@ -58,6 +58,9 @@ class Outbox {
   // Events taken so far.
   uint64_t taken() const;
 
+  // Events that wait to be taken.
+  size_t depth() const;
+
   // Called by the Take that brings half of the capacity back after all of it was used, outside the
   // lock. Half, so that a slow reader does not wake its row once an event. Set once, before use.
   void OnRoom(std::function<void()> on_room);

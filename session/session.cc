@@ -135,6 +135,56 @@ void Session::Expire() {
   Flush();
 }
 
+std::optional<SessionInfo> Session::Info() const {
+  MutexLock lock(&mu_);
+  const std::optional<SessionState> state = Shown(state_);
+  if (!state) return std::nullopt;
+  SessionInfo info{.id = id_,
+                   .label = label_,
+                   .client = client_,
+                   .state = *state,
+                   .window_tokens = window_tokens_,
+                   .reserved = reserved_,
+                   .age_seconds = Seconds(Now() - created_),
+                   .idle_seconds = Seconds(Now() - last_activity_),
+                   .usage = usage_,
+                   .updates = updates_,
+                   .updates_applied = updates_applied_,
+                   .running_command = running_ ? CommandName(running_->task) : "",
+                   .outstanding_commands = outstanding(),
+                   .outbox_events = outbox_.depth()};
+  if (!planner_) return info;
+  info.adapter_version = planner_->adapter_version();
+  info.window_position = planner_->window_position();
+  info.stream_position = planner_->position();
+  info.lag_chunks = planner_->lag_chunks();
+  return info;
+}
+
+std::optional<SessionState> Session::Shown(State state) {
+  switch (state) {
+    case State::kNew: return SessionState::kNew;
+    case State::kReceiving:
+    case State::kLoading:
+    case State::kQueued:
+    case State::kOpening: return SessionState::kOpening;
+    case State::kOpen: return SessionState::kOpen;
+    case State::kClosing: return SessionState::kClosing;
+    case State::kOver: break;
+  }
+  return std::nullopt;
+}
+
+const char* Session::CommandName(const Task& task) {
+  struct Name {
+    const char* operator()(const AppendTask&) const { return "append"; }
+    const char* operator()(const GenerateTask&) const { return "generate"; }
+    const char* operator()(const AdaptTask&) const { return "adapt"; }
+    const char* operator()(const ExportTask&) const { return "export"; }
+  };
+  return std::visit(Name(), task);
+}
+
 void Session::Offer(EngineEvent event) {
   {
     MutexLock lock(&mu_);
@@ -200,11 +250,10 @@ absl::Status Session::CheckAcceptable(uint64_t request_id, const SessionCommand&
     return absl::AlreadyExistsError(
         absl::StrCat("request_id ", request_id, " belongs to a command that is not answered yet"));
   }
-  const size_t outstanding = waiting_.size() + (running_ ? 1 : 0);
   const size_t limit = environment_.limits.max_outstanding_commands;
-  if (outstanding < limit) return absl::OkStatus();
+  if (outstanding() < limit) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrCat(
-      outstanding, " commands are outstanding, the limit max_outstanding_commands is ", limit));
+      outstanding(), " commands are outstanding, the limit max_outstanding_commands is ", limit));
 }
 
 bool Session::IsOutstanding(uint64_t request_id) const {
@@ -226,6 +275,9 @@ void Session::Open(uint64_t request_id, const SessionCommand& command) {
                      absl::InvalidArgumentError("the first command of a stream must be open")});
   }
   open_request_id_ = request_id;
+  if (absl::Status status = CheckLabel(open->label); !status.ok()) {
+    return BeginEnd({CloseReason::kInvalid, std::move(status)});
+  }
   label_ = open->label;
   const bool resumes = !open->resume_token.empty() || open->snapshot_bytes > 0;
   absl::Status resolved = resumes ? BeginResume(*open) : ResolveOpen(*open);
@@ -676,6 +728,7 @@ void Session::On(WorkId, RowOpened& opened) {
   row_ = opened.row;
   if (state_ == State::kClosing) return CloseRow();
   state_ = State::kOpen;
+  reserved_ = opened.bytes;
   opened_ = Now();
   environment_.metrics->opened.Increment();
   environment_.metrics->active.Add(1);

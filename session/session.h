@@ -93,6 +93,8 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   void HandOver();
   // Ends the session if it has idled or lived beyond its limits, or its client reads too slowly.
   void Expire();
+  // What it is now; nothing once it is over.
+  std::optional<SessionInfo> Info() const;
 
   const std::string& id() const { return id_; }
   const ClientIdentity& client() const { return client_; }
@@ -157,6 +159,9 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   void OpenRow(const RowOptions& options);
   absl::Status CheckAcceptable(uint64_t request_id, const SessionCommand& command) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  size_t outstanding() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    return waiting_.size() + (running_ ? 1 : 0);
+  }
   bool IsOutstanding(uint64_t request_id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Cancel(uint64_t request_id, uint64_t target) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Ends or finishes what is under way, so that the session can be handed over.
@@ -235,6 +240,9 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
 
   // ---- Small change -------------------------------------------------------------------------
 
+  // As operators see it; nothing for one that is over.
+  static std::optional<SessionState> Shown(State state);
+  static const char* CommandName(const Task& task);
   // The running task if it is of that kind.
   template <typename Kind>
   Kind* RunningTask() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -282,7 +290,7 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   Outbox outbox_;
   CallQueue calls_;
 
-  Mutex mu_;
+  mutable Mutex mu_;
   State state_ ABSL_GUARDED_BY(mu_) = State::kNew;
   bool half_closed_ ABSL_GUARDED_BY(mu_) = false;
   std::optional<Ending> ending_ ABSL_GUARDED_BY(mu_);
@@ -300,12 +308,12 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
 
   // From `open` on.
   uint64_t open_request_id_ ABSL_GUARDED_BY(mu_) = 0;
+  std::string label_ ABSL_GUARDED_BY(mu_);
   uint64_t seed_ ABSL_GUARDED_BY(mu_) = 0;
   int32_t window_tokens_ ABSL_GUARDED_BY(mu_) = 0;
   SamplingWishes sampling_wishes_ ABSL_GUARDED_BY(mu_);
   SamplingOptions sampling_ ABSL_GUARDED_BY(mu_);
   std::optional<RowPlanner> planner_ ABSL_GUARDED_BY(mu_);
-  std::string label_ ABSL_GUARDED_BY(mu_);
   // Of a snapshot that the client sends: how large it is, and what is there.
   uint64_t snapshot_bytes_ ABSL_GUARDED_BY(mu_) = 0;
   std::string snapshot_ ABSL_GUARDED_BY(mu_);
@@ -315,6 +323,7 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
 
   // From RowOpened on.
   RowHandle row_ ABSL_GUARDED_BY(mu_);
+  RowBytes reserved_ ABSL_GUARDED_BY(mu_);
   std::optional<TimePoint> opened_ ABSL_GUARDED_BY(mu_);
   std::deque<Waiting> waiting_ ABSL_GUARDED_BY(mu_);
   std::optional<Running> running_ ABSL_GUARDED_BY(mu_);

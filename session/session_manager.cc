@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <random>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -89,6 +90,26 @@ double SessionManager::SecondsToExpiry() const {
     seconds = std::min(seconds, Seconds(*next - environment_.clock->Now()));
   }
   return std::max(seconds, kLeastTickSeconds);
+}
+
+std::vector<SessionInfo> SessionManager::List(const std::optional<std::string>& tenant) const {
+  std::vector<SessionInfo> infos;
+  for (const auto& session : Sessions()) {
+    if (tenant && session->client().tenant != *tenant) continue;
+    if (auto info = session->Info()) infos.push_back(*std::move(info));
+  }
+  std::sort(infos.begin(), infos.end(), [](const SessionInfo& a, const SessionInfo& b) {
+    return std::tie(b.age_seconds, a.id) < std::tie(a.age_seconds, b.id);
+  });
+  return infos;
+}
+
+std::shared_ptr<Session> SessionManager::Find(const std::string& id,
+                                              const std::optional<std::string>& tenant) const {
+  for (auto& session : Sessions()) {
+    if (session->id() == id && (!tenant || session->client().tenant == *tenant)) return session;
+  }
+  return nullptr;
 }
 
 int SessionManager::open_sessions() const {

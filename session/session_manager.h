@@ -68,6 +68,12 @@ class SessionManager {
   // for a row for longer than he may.
   double SecondsToExpiry() const;
 
+  // For operators. With a tenant: as if there were no sessions but that tenant's.
+  std::vector<SessionInfo> List(const std::optional<std::string>& tenant) const;
+  // Null if there is no such session.
+  std::shared_ptr<Session> Find(const std::string& id,
+                                const std::optional<std::string>& tenant) const;
+
   // Sessions that are not over: their row, if they have one, is not free yet.
   int open_sessions() const;
   bool draining() const;

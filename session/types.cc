@@ -15,6 +15,7 @@ const char* CloseReasonName(CloseReason reason) {
     case CloseReason::kDrained: return "drained";
     case CloseReason::kEngineFailed: return "engine_failed";
     case CloseReason::kSlowReader: return "slow_reader";
+    case CloseReason::kTerminated: return "terminated";
   }
   return "unknown";
 }

@@ -268,8 +268,35 @@ enum class CloseReason {
   kDrained,       // the server is going away
   kEngineFailed,  // the device is gone
   kSlowReader,    // slow_reader_timeout
+  kTerminated,    // an operator, or its tenant, through AdminService
 };
 
 const char* CloseReasonName(CloseReason reason);
+
+// ---- For operators -------------------------------------------------------------------------
+
+enum class SessionState { kNew, kOpening, kOpen, kClosing };
+
+// What a session is at one moment; nothing of its text.
+struct SessionInfo {
+  std::string id;
+  std::string label;
+  ClientIdentity client;
+  SessionState state = SessionState::kNew;
+  uint64_t adapter_version = 0;
+  int32_t window_tokens = 0;
+  int32_t window_position = 0;
+  uint64_t stream_position = 0;
+  int32_t lag_chunks = 0;
+  RowBytes reserved;  // zero while there is no row
+  double age_seconds = 0;
+  double idle_seconds = 0;
+  Usage usage;
+  uint64_t updates = 0;
+  uint64_t updates_applied = 0;
+  std::string running_command;  // empty: none
+  uint64_t outstanding_commands = 0;
+  uint64_t outbox_events = 0;
+};
 
 }  // namespace mayfly

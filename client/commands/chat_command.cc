@@ -88,7 +88,7 @@ absl::Status ChatCommand::Run(Environment& env) {
     new_updates_.push_back(update);
   };
   MAYFLY_ASSIGN_OR_RETURN(const auto session,
-                          OpenSession(ServerAddress(output_, env), open_, std::move(listeners)));
+                          OpenSession(output_, env, open_, std::move(listeners)));
   if (env.in_is_terminal && env.err_is_terminal) {
     env.err << Dim("/help lists the commands, Ctrl-C ends an answer, /quit the chat", true)
             << std::endl;

@@ -49,7 +49,7 @@ absl::Status GenerateCommand::Run(Environment& env) {
   SessionStream::Listeners listeners;
   listeners.on_update = [&](const v1::Update& update) { WriteUpdate(update, env); };
   MAYFLY_ASSIGN_OR_RETURN(const auto session,
-                          OpenSession(ServerAddress(output_, env), open_, std::move(listeners)));
+                          OpenSession(output_, env, open_, std::move(listeners)));
 
   Interrupts::Scope scope(env.interrupts, [&] { session->Cancel().IgnoreError(); });
   MAYFLY_RETURN_IF_ERROR(AppendDocument(*session, prompt));

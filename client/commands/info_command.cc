@@ -15,13 +15,15 @@ namespace {
 
 constexpr auto kTimeout = std::chrono::seconds(10);
 
-absl::StatusOr<v1::GetServerInfoResponse> GetServerInfo(const std::string& address) {
-  const auto stub = v1::InferenceService::NewStub(Connect(address));
+absl::StatusOr<v1::GetServerInfoResponse> GetServerInfo(const OutputFlags& flags,
+                                                        const Environment& env) {
+  MAYFLY_ASSIGN_OR_RETURN(const auto channel, Connect(flags, env));
+  const auto stub = v1::InferenceService::NewStub(channel);
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + kTimeout);
   v1::GetServerInfoResponse info;
   const grpc::Status status = stub->GetServerInfo(&context, v1::GetServerInfoRequest(), &info);
-  if (!status.ok()) return ExplainStatus(ToAbslStatus(status), address);
+  if (!status.ok()) return ExplainStatus(ToAbslStatus(status), ServerAddress(flags, env));
   return info;
 }
 
@@ -90,12 +92,11 @@ absl::Status InfoCommand::SetArguments(const std::vector<std::string>& arguments
 }
 
 absl::Status InfoCommand::Run(Environment& env) {
-  const std::string address = ServerAddress(output_, env);
-  MAYFLY_ASSIGN_OR_RETURN(const v1::GetServerInfoResponse info, GetServerInfo(address));
+  MAYFLY_ASSIGN_OR_RETURN(const v1::GetServerInfoResponse info, GetServerInfo(output_, env));
   if (output_.json) {
     WriteJsonLine(env.out, "info", ToJson(info));
   } else {
-    env.out << InfoText(info, address) << std::flush;
+    env.out << InfoText(info, ServerAddress(output_, env)) << std::flush;
   }
   return absl::OkStatus();
 }

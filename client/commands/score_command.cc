@@ -65,8 +65,8 @@ absl::Status ScoreCommand::Run(Environment& env) {
 absl::Status ScoreCommand::Open(Reading& reading) {
   SessionStream::Listeners listeners;
   listeners.on_update = [this, &reading](const v1::Update& update) { OnUpdate(reading, update); };
-  MAYFLY_ASSIGN_OR_RETURN(reading.session, OpenSession(ServerAddress(output_, reading.env), open_,
-                                                       std::move(listeners)));
+  MAYFLY_ASSIGN_OR_RETURN(reading.session,
+                          OpenSession(output_, reading.env, open_, std::move(listeners)));
   reading.result.adaptation = reading.session->opened().adaptation();
   reading.result.document = std::filesystem::path(path_).filename().string();
   return absl::OkStatus();

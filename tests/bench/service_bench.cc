@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "client/command_session.h"
+#include "client/channel.h"
 #include "client/document.h"
 #include "client/flags.h"
 #include "client/session_flags.h"
@@ -75,8 +75,8 @@ class Client {
     listeners.on_update = [this](const v1::Update& update) {
       if (update.outcome() == v1::UPDATE_OUTCOME_APPLIED) learned_ += update.tokens();
     };
-    MAYFLY_ASSIGN_OR_RETURN(session_,
-                            SessionStream::Open(cli::Connect(server), open, std::move(listeners)));
+    MAYFLY_ASSIGN_OR_RETURN(const auto channel, CreateChannel({.address = server}));
+    MAYFLY_ASSIGN_OR_RETURN(session_, SessionStream::Open(channel, open, std::move(listeners)));
     return absl::OkStatus();
   }
 

@@ -74,7 +74,7 @@ class CommandsTest : public ::testing::Test {
 
 TEST_F(CommandsTest, HelpListsTheCommands) {
   EXPECT_EQ(Run({"help"}), 0);
-  for (const char* name : {"generate", "score", "chat", "info"}) {
+  for (const char* name : {"generate", "score", "chat", "sessions", "info"}) {
     EXPECT_THAT(out_.str(), HasSubstr(name));
   }
 }

@@ -38,6 +38,8 @@ def generate_stubs():
 
 
 _stubs = generate_stubs()
+from mayfly.v1 import admin_service_pb2 as admin_pb  # noqa: E402
+from mayfly.v1 import admin_service_pb2_grpc as admin_grpc  # noqa: E402
 from mayfly.v1 import inference_service_pb2 as service_pb2  # noqa: E402
 from mayfly.v1 import inference_service_pb2_grpc as service_grpc  # noqa: E402
 from mayfly.v1 import options_pb2  # noqa: E402

@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase)
 
-from harness import MODEL, PATIENCE_SECONDS, SERVER, Server, Stream, eventually, pb
+from harness import MODEL, PATIENCE_SECONDS, SERVER, Server, Stream, admin_grpc, admin_pb, pb
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -128,6 +128,23 @@ class StoppingTest(unittest.TestCase):
             self.assertEqual(stream.code(), grpc.StatusCode.UNAVAILABLE)
         self.assertEqual(server.wait(), 0)
 
+    def test_an_operators_drain_ends_as_a_signal_does_and_outlasts_one(self):
+        server = start("--drain_timeout=1h")
+        self.addCleanup(server.kill)
+        with server.channel() as channel, Stream(channel) as stream:
+            session_id = stream.open().session_id
+            admin = admin_grpc.AdminServiceStub(channel)
+            answer = admin.Drain(admin_pb.DrainRequest(), timeout=PATIENCE_SECONDS)
+            self.assertEqual(answer.open_sessions, 1)
+            stream.next("draining")
+            server.signal(signal.SIGTERM)
+            sessions = admin.ListSessions(admin_pb.ListSessionsRequest(), timeout=PATIENCE_SECONDS)
+            self.assertEqual([info.session_id for info in sessions.sessions], [session_id])
+            self.assertGreater(stream.append("Still served.").tokens, 0)
+            stream.half_close()
+            stream.rest()
+        self.assertEqual(server.wait(), 0)
+
     def test_a_second_signal_ends_at_once(self):
         server = start("--drain_timeout=1h")
         self.addCleanup(server.kill)
@@ -156,6 +173,20 @@ class StartingTest(unittest.TestCase):
                 status, line = self.refused(f"--model={MODEL}", flag)
                 self.assertEqual(status, 2)
                 self.assertIn(flag.strip("-").split("=")[0], line)
+
+    def test_files_that_secure_the_server(self):
+        with tempfile.TemporaryDirectory() as folder:
+            missing = f"{folder}/none"
+            tokens = pathlib.Path(folder) / "tokens"
+            tokens.write_text("lonely-token\n")
+            for flags, named in (
+                    ((f"--tls_cert={missing}", f"--tls_key={missing}"), f"--tls_cert={missing}"),
+                    ((f"--auth_tokens_file={tokens}",), f"--auth_tokens_file={tokens}: line 1")):
+                with self.subTest(flags):
+                    status, line = self.refused(f"--model={MODEL}", *flags)
+                    self.assertEqual(status, 2)
+                    self.assertIn(named, line)
+                    self.assertNotIn("lonely", line)
 
     def test_no_model(self):
         self.assertEqual(self.refused()[0], 2)

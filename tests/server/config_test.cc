@@ -238,12 +238,39 @@ TEST(ConfigTest, TheModelIsRequired) {
   EXPECT_THAT(ParseConfig({}, {}), StatusIs(kInvalid, HasSubstr("--model")));
 }
 
-TEST(ConfigTest, APlaintextListenerOffTheLoopbackIsRefused) {
+TEST(ConfigTest, AListenerOffTheLoopbackWantsTlsAndToKnowWhoCalls) {
+  const std::vector<std::string> tls = {"--tls_cert=c", "--tls_key=k"};
+  const auto with = [](std::vector<std::string> args, const std::vector<std::string>& more) {
+    args.insert(args.end(), more.begin(), more.end());
+    return Parse(args).status();
+  };
   for (const char* address : {"0.0.0.0:1", "[::]:1", "example.org:1", "127.example.org:1"}) {
     const std::string flag = std::string("--listen=") + address;
-    EXPECT_THAT(Parse({flag}), StatusIs(kInvalid, HasSubstr("--insecure"))) << address;
-    EXPECT_THAT(Parse({flag, "--insecure"}), IsOk()) << address;
+    EXPECT_THAT(with({flag}, {}),
+                StatusIs(kInvalid, AllOf(HasSubstr("--tls_cert"), HasSubstr("--insecure"))))
+        << address;
+    EXPECT_THAT(with({flag}, {"--auth_tokens_file=t"}), StatusIs(kInvalid, HasSubstr("--tls_cert")))
+        << address;
+    EXPECT_THAT(with({flag}, tls),
+                StatusIs(kInvalid, AllOf(HasSubstr("--auth_tokens_file"), HasSubstr("--insecure"))))
+        << address;
+    EXPECT_THAT(with({flag, "--auth_tokens_file=t"}, tls), IsOk()) << address;
+    EXPECT_THAT(with({flag, "--tls_client_ca=a"}, tls), IsOk()) << address;
+    EXPECT_THAT(with({flag}, {"--insecure"}), IsOk()) << address;
   }
+}
+
+TEST(ConfigTest, TlsFlagsGoTogether) {
+  EXPECT_THAT(Parse({"--tls_cert=c"}), StatusIs(kInvalid, HasSubstr("--tls_key")));
+  EXPECT_THAT(Parse({"--tls_key=k"}), StatusIs(kInvalid, HasSubstr("--tls_cert")));
+  EXPECT_THAT(Parse({"--tls_client_ca=a"}), StatusIs(kInvalid, HasSubstr("--tls_client_ca=a")));
+  const auto config =
+      Parse({"--tls_cert=c", "--tls_key=k", "--tls_client_ca=a", "--auth_tokens_file=t"});
+  ASSERT_THAT(config, IsOk());
+  EXPECT_EQ(config->tls.cert, "c");
+  EXPECT_EQ(config->tls.key, "k");
+  EXPECT_EQ(config->tls.client_ca, "a");
+  EXPECT_EQ(config->auth_tokens_file, "t");
 }
 
 TEST(ConfigTest, TheLoopbackAndUnixSocketsNeedNoPermission) {

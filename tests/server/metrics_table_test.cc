@@ -29,8 +29,16 @@ class MetricsTableTest : public testing::Test {
   EngineMetrics engine_metrics_;
   SessionMetrics session_metrics_;
   ServerMetrics server_metrics_;
-  const MetricsTable table_{{&engine_, &engine_metrics_, &session_metrics_, &server_metrics_}};
+  SecurityMetrics security_metrics_;
+  const MetricsTable table_{
+      {&engine_, &engine_metrics_, &session_metrics_, &server_metrics_, &security_metrics_}};
 };
+
+TEST_F(MetricsTableTest, ACertificatesExpiryIsShownOnceThereIsOne) {
+  EXPECT_THAT(Text(), Not(HasSubstr("\nmayfly_tls_certificate_expiry_timestamp_seconds ")));
+  security_metrics_.tls_expiry.Set(4e9);
+  EXPECT_THAT(Text(), HasSubstr("\nmayfly_tls_certificate_expiry_timestamp_seconds 4000000000\n"));
+}
 
 TEST_F(MetricsTableTest, NamesAreThoseOfTheContract) {
   std::set<std::string> names;
@@ -55,6 +63,8 @@ TEST_F(MetricsTableTest, NamesAreThoseOfTheContract) {
           "mayfly_adapter_update_lag_chunks", "mayfly_adapter_updates_deferred_total",
           "mayfly_adapter_chunks_skipped_total", "mayfly_adapter_nll_gain",
           "mayfly_adapter_rollbacks_total", "mayfly_update_busy_ratio", "mayfly_updates_waiting",
+          "mayfly_tls_certificate_expiry_timestamp_seconds", "mayfly_tls_reload_failures_total",
+          "mayfly_auth_reload_failures_total",
           "grpc_server_handled_total", "process_cpu_seconds_total", "process_resident_memory_bytes",
           "process_virtual_memory_bytes", "process_open_fds", "process_max_fds",
           "process_start_time_seconds"));

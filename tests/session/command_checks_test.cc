@@ -19,6 +19,12 @@ AppendCommand AppendOf(TextInput input) {
   return command;
 }
 
+TEST(CommandChecksTest, ALabelIsShort) {
+  EXPECT_THAT(CheckLabel(std::string(kMaxLabelBytes, 'x')), IsOk());
+  EXPECT_THAT(CheckLabel(std::string(kMaxLabelBytes + 1, 'x')),
+              StatusIs(kInvalid, HasSubstr("label has 257 bytes, the limit is 256")));
+}
+
 TEST(CommandChecksTest, AnAppendNeedsInput) {
   EXPECT_THAT(CheckAppend({}), StatusIs(kInvalid, HasSubstr("no input")));
   EXPECT_THAT(CheckAppend(AppendOf("")), StatusIs(kInvalid, HasSubstr("text is empty")));

@@ -11,15 +11,17 @@
 namespace mayfly {
 
 Config InProcessServer::DefaultConfig() {
-  const auto config = ParseConfig(
-      {"--model=/none", "--listen=127.0.0.1:0", "--http_listen=", "--health_listen=127.0.0.1:0",
-       "--max_generate_tokens=1000000", "--chunk_tokens=16", "--context_tokens=16"},
-      {});
+  const auto config =
+      ParseConfig({"--model=/none", "--listen=127.0.0.1:0",
+                   "--http_listen=", "--health_listen=127.0.0.1:0", "--log_level=error",
+                   "--max_generate_tokens=1000000", "--chunk_tokens=16", "--context_tokens=16"},
+                  {});
   EXPECT_THAT(config, IsOk());
   return *config;
 }
 
-InProcessServer::InProcessServer(const Config& config) {
+InProcessServer::InProcessServer(const Config& config)
+    : logger_(config.log_level, config.log_format) {
   engine_->RunInBackground();
   auto server = Server::Start(config, {.engine = engine_.get(),
                                        .engine_metrics = &engine_metrics_,

@@ -20,8 +20,8 @@ namespace mayfly {
 
 class InProcessServer {
  public:
-  // A fake with two rows; gRPC and health on ports of the system's choice. No HTTP: civetweb takes
-  // two seconds to stop.
+  // A fake with two rows; gRPC and health on ports of the system's choice; only errors are logged.
+  // No HTTP: civetweb takes two seconds to stop.
   static Config DefaultConfig();
 
   explicit InProcessServer(const Config& config = DefaultConfig());
@@ -42,7 +42,7 @@ class InProcessServer {
  private:
   std::unique_ptr<FakeEngine> engine_ = std::make_unique<FakeEngine>();
   FakeClock clock_;
-  const Logger logger_{LogLevel::kError, LogFormat::kText};
+  const Logger logger_;
   EngineMetrics engine_metrics_;
   std::unique_ptr<Server> server_;
 };
