@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "engine/base/log.h"
 #include "engine/options.h"
+#include "server/snapshots/snapshot_options.h"
 #include "session/session_manager.h"
 
 namespace mayfly {
@@ -18,6 +19,7 @@ namespace mayfly {
 struct Config {
   EngineOptions engine;
   SessionManager::Options sessions;
+  SnapshotOptions snapshots;
 
   // host:port, [ipv6]:port or unix:path; port 0 lets the system choose.
   std::string listen;
