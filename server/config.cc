@@ -18,6 +18,7 @@
 #include "absl/strings/strip.h"
 #include "absl/time/time.h"
 #include "engine/base/status_macros.h"
+#include "server/snapshots/redis_address.h"
 #include "session/options_resolver.h"
 
 namespace mayfly {
@@ -338,6 +339,16 @@ std::vector<Flag> ServerFlags() {
        Bytes(FIELD(max_message_bytes), 1 << 10, 64 << 20)},
       {"drain_timeout", "duration", "30s", "open streams may go on for this long after SIGTERM",
        Seconds(FIELD(drain_timeout_seconds))},
+      {"snapshot_key_file", "file", "",
+       "keys that seal snapshots, 64 hex digits a line, the first for new ones; reloaded; empty:"
+       " no snapshots",
+       Text(FIELD(snapshots.key_file))},
+      {"snapshot_store", "store", "",
+       "keeps sealed snapshots for all replicas: a directory,"
+       " redis://[[user]:password@]host[:port][/database] or redis+unix://...",
+       Text(FIELD(snapshots.store))},
+      {"snapshot_ttl", "duration", "1h", "a snapshot can be resumed for this long",
+       Seconds(FIELD(snapshots.ttl_seconds))},
       {"log_level", "name", "info", "debug, info, warning or error",
        OneOf<LogLevel>(FIELD(log_level), {{"debug", LogLevel::kDebug},
                                           {"info", LogLevel::kInfo},
@@ -522,6 +533,23 @@ absl::Status CheckUpdateTokens(const EngineOptions& engine) {
                                                  engine.update_tokens));
 }
 
+// Says nothing of the store's text, which may hold a password.
+absl::Status CheckSnapshots(const SnapshotOptions& snapshots) {
+  if (snapshots.ttl_seconds < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--snapshot_ttl=", snapshots.ttl_seconds, ": want at least a second"));
+  }
+  if (snapshots.store.empty()) return absl::OkStatus();
+  if (snapshots.key_file.empty()) {
+    return absl::InvalidArgumentError(
+        "--snapshot_store: want --snapshot_key_file too, since nothing is stored unsealed");
+  }
+  if (!IsRedisUrl(snapshots.store)) return absl::OkStatus();
+  const absl::Status status = ParseRedisUrl(snapshots.store).status();
+  if (status.ok()) return status;
+  return absl::InvalidArgumentError(absl::StrCat("--snapshot_store: ", status.message()));
+}
+
 // The ranges of the sessions' options depend on each other and on the engine. What only the model
 // can tell is taken as boundless here; Server::Start checks again, but a typing error should not
 // have to wait for a model to load.
@@ -574,6 +602,7 @@ absl::StatusOr<Config> ParseConfig(const std::vector<std::string>& args, const E
   MAYFLY_RETURN_IF_ERROR(CheckTlsFlags(config.tls));
   MAYFLY_RETURN_IF_ERROR(CheckListeners(config));
   MAYFLY_RETURN_IF_ERROR(CheckUpdateTokens(config.engine));
+  MAYFLY_RETURN_IF_ERROR(CheckSnapshots(config.snapshots));
   MAYFLY_RETURN_IF_ERROR(CheckSessionDefaults(config));
   return config;
 }

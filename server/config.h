@@ -12,6 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "engine/base/log.h"
 #include "engine/options.h"
+#include "server/snapshots/snapshot_options.h"
 #include "server/tls_files.h"
 #include "session/session_manager.h"
 
@@ -20,6 +21,7 @@ namespace mayfly {
 struct Config {
   EngineOptions engine;
   SessionManager::Options sessions;
+  SnapshotOptions snapshots;
 
   // host:port, [ipv6]:port or unix:path; port 0 lets the system choose.
   std::string listen;

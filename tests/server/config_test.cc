@@ -284,6 +284,29 @@ TEST(ConfigTest, ProbesAndMetricsMayListenAnywhere) {
   EXPECT_THAT(Parse({"--health_listen=0.0.0.0:1", "--http_listen=0.0.0.0:2"}), IsOk());
 }
 
+TEST(ConfigTest, SnapshotsAreSealedForAnHourAndNotStoredByDefault) {
+  const auto config = Parse({});
+  ASSERT_THAT(config, IsOk());
+  EXPECT_EQ(config->snapshots.key_file, "");
+  EXPECT_EQ(config->snapshots.store, "");
+  EXPECT_EQ(config->snapshots.ttl_seconds, 3600);
+}
+
+TEST(ConfigTest, ASnapshotStoreNeedsAKeyAndAnAddressThatCanBe) {
+  EXPECT_THAT(Parse({"--snapshot_store=/s"}), StatusIs(kInvalid, HasSubstr("--snapshot_key_file")));
+  EXPECT_THAT(Parse({"--snapshot_store=redis://:s3cret@h:x", "--snapshot_key_file=/k"}),
+              StatusIs(kInvalid, AllOf(HasSubstr("--snapshot_store: want a Redis port"),
+                                       Not(HasSubstr("s3cret")))));
+  EXPECT_THAT(Parse({"--snapshot_ttl=0"}),
+              StatusIs(kInvalid, HasSubstr("--snapshot_ttl=0: want at least a second")));
+  for (const char* store : {"/s", "redis://:s3cret@h", "redis+unix:///s"}) {
+    EXPECT_EQ(Parse({std::string("--snapshot_store=") + store, "--snapshot_key_file=/k",
+                     "--snapshot_ttl=5m"})
+                  ->snapshots.store,
+              store);
+  }
+}
+
 TEST(ConfigTest, OnlyOurVariablesAreReadFromTheEnvironment) {
   const char* const variables[] = {"PATH=/bin", "MAYFLY_SLOTS=2", "MAYFLY_LISTEN=a=b", nullptr};
   EXPECT_EQ(ReadEnvironment(variables),
