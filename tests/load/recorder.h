@@ -95,7 +95,10 @@ class Recorder {
   void Appended(TimePoint intended, TimePoint at, uint64_t tokens);
   void TokensCame(TimePoint at, uint64_t tokens);
   void Updated(TimePoint at, const v1::Update& update);
+  // A turn is open from TurnBegan to TurnLeft; it is measured if TurnEnded comes in between.
+  void TurnBegan(TimePoint intended) { open_turns_ += window_.Contains(intended); }
   void TurnEnded(const Turn& turn);
+  void TurnLeft(TimePoint intended) { open_turns_ -= window_.Contains(intended); }
   void SessionEnded(const std::string& how) { ++result_.sessions[how]; }
 
   // Called about once a second.
@@ -104,6 +107,8 @@ class Recorder {
   // What was measured until `now`.
   Measurements Result(TimePoint now) const;
   const Measurements& so_far() const { return result_; }
+  // Of the window.
+  int64_t open_turns() const { return open_turns_; }
 
  private:
   Second& At(TimePoint time);
@@ -112,6 +117,7 @@ class Recorder {
   const Window window_;
   const Slo slo_;
   Measurements result_;
+  int64_t open_turns_ = 0;
 };
 
 }  // namespace mayfly::load

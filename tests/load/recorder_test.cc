@@ -108,6 +108,17 @@ TEST_F(RecorderTest, LearningIsWhatWasAppliedAndTheGainWhatReceiptsSay) {
   EXPECT_THAT(m.updates, ElementsAre(Pair("applied", 1), Pair("skipped", 1)));
 }
 
+TEST_F(RecorderTest, KnowsWhichTurnsOfTheWindowAreOpen) {
+  recorder_.TurnBegan(At(9));
+  recorder_.TurnBegan(At(10));
+  recorder_.TurnBegan(At(19));
+  recorder_.TurnBegan(At(20));
+  EXPECT_EQ(recorder_.open_turns(), 2);
+  recorder_.TurnLeft(At(20));
+  recorder_.TurnLeft(At(10));
+  EXPECT_EQ(recorder_.open_turns(), 1);
+}
+
 TEST_F(RecorderTest, ARunThatEndsEarlyMeasuresWhatThereWas) {
   EXPECT_EQ(Result(14).seconds, 4);
   EXPECT_EQ(Result(4).seconds, 0);

@@ -1,9 +1,13 @@
 // Whole runs over gRPC against a server in this process with a fake engine: what is counted is what
 // was asked, on both sides, and every row is free afterwards.
 
+#include <atomic>
+
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/load/harness.h"
+#include "tests/load/session_plan.h"
 #include "tests/support/in_process_server.h"
 #include "tests/support/status_matchers.h"
 
@@ -94,27 +98,27 @@ TEST_F(RunTest, EndsInEveryWayThatAScriptCan) {
   };
   EXPECT_THAT(ends(R"("end": "half_close", "steps": [{"append": {"tokens": 40}}])"),
               ElementsAre(Pair("finished", 1)));
-  EXPECT_THAT(
-      ends(
-          R"("steps": [{"append": {"tokens": 4}}, {"generate": {"max_tokens": 9000, "cancel_after_tokens": 3}},
+  EXPECT_THAT(ends(
+                  R"("steps": [{"append": {"tokens": 4}},
+                                {"generate": {"max_tokens": 9000, "cancel_after_tokens": 3}},
                                 {"generate": {"max_tokens": 2}}])"),
-      ElementsAre(Pair("finished", 1)));
-  EXPECT_THAT(
-      ends(
-          R"("steps": [{"append": {"tokens": 4}}, {"generate": {"max_tokens": 90000, "vanish_after_tokens": 3}}])"),
-      ElementsAre(Pair("vanished", 1)));
+              ElementsAre(Pair("finished", 1)));
+  EXPECT_THAT(ends(
+                  R"("steps": [{"append": {"tokens": 4}},
+                                {"generate": {"max_tokens": 90000, "vanish_after_tokens": 3}}])"),
+              ElementsAre(Pair("vanished", 1)));
   EXPECT_THAT(ends(R"("steps": [{"append": {"tokens": 3}}, {"vanish": true}])"),
               ElementsAre(Pair("vanished", 1)));
-  EXPECT_THAT(
-      ends(
-          R"("deadline_seconds": 0.05, "steps": [{"append": {"tokens": 4}}, {"generate": {"max_tokens": 900000}}])"),
-      ElementsAre(Pair("deadline", 1)));
+  EXPECT_THAT(ends(
+                  R"("deadline_seconds": 0.05, "steps": [{"append": {"tokens": 4}},
+                                                        {"generate": {"max_tokens": 900000}}])"),
+              ElementsAre(Pair("deadline", 1)));
   EXPECT_THAT(ends(R"("steps": [{"teach": {"tokens": 10}}, {"generate": {"max_tokens": 2}}])"),
               ElementsAre(Pair("finished", 1)));
-  EXPECT_THAT(
-      ends(
-          R"("steps": [{"append": {"tokens": 4}}, {"generate": {"max_tokens": 6, "read_pause_ms": 1}}])"),
-      ElementsAre(Pair("finished", 1)));
+  EXPECT_THAT(ends(
+                  R"("steps": [{"append": {"tokens": 4}},
+                                {"generate": {"max_tokens": 6, "read_pause_ms": 1}}])"),
+              ElementsAre(Pair("finished", 1)));
   EXPECT_THAT(ends(R"("open": {"adaptation": {"rank": 9999}}, "steps": [{"think": 0}])"),
               ElementsAre(Pair("failed: INVALID_ARGUMENT", 1)));
   EXPECT_TRUE(fixture_.HasClosed(CloseReason::kCancelled, 2));
@@ -141,9 +145,35 @@ TEST_F(RunTest, MoreThanMayBeOpenAreDroppedNotForgotten) {
 TEST_F(RunTest, ARunIsCutWhenItsTimeIsOver) {
   const RunRecord run = Run(
       R"("arrivals": {"sessions": 2}, "phases": {"steady_seconds": 0.01, "drain_seconds": 0.01})",
-      R"({"name": "s", "steps": [{"append": {"tokens": 4}}, {"generate": {"max_tokens": 1000000}}]})");
+      R"({"name": "s", "steps": [{"append": {"tokens": 4}},
+                                 {"generate": {"max_tokens": 1000000}}]})");
   EXPECT_THAT(run.measurements.sessions, ElementsAre(Pair("cut", 2)));
   EXPECT_EQ(run.measurements.turns(TurnEnd::kCut), 2u);
+}
+
+// The turn that is measured takes long, so that sessions come and go after the window.
+TEST_F(RunTest, TheLoadGoesOnUntilWhatIsMeasuredHasEnded) {
+  const auto rest = [](uint64_t seed) {
+    return absl::StrCat(R"("seed": )", seed, R"(, "arrivals": {"sessions": 2},
+        "bounds": {"max_sessions": 40}, "phases": {"steady_seconds": 0.001, "drain_seconds": 30})");
+  };
+  const std::string scripts =
+      R"({"name": "long", "weight": 1, "steps": [
+           {"append": {"tokens": 4}}, {"generate": {"max_tokens": 200, "read_pause_ms": 1}}]},
+         {"name": "short", "weight": 9, "steps": [
+           {"append": {"tokens": 4}}, {"generate": {"max_tokens": 1}}]})";
+  const auto script = [&](uint64_t seed, uint64_t number) {
+    const auto scenario =
+        ParseScenario(absl::StrCat("{", rest(seed), R"(, "scripts": [)", scripts, "]}"));
+    return PlanSession(*scenario, {.text = "", .vocabulary = 200}, number).script;
+  };
+  uint64_t seed = 0;
+  while (script(seed, 0) != "long" || script(seed, 1) != "short") ++seed;
+
+  const RunRecord run = Run(rest(seed), scripts);
+  EXPECT_GT(run.measurements.sessions_started, 2u);
+  EXPECT_THAT(run.measurements.sessions, ElementsAre(Pair("finished", testing::_)));
+  EXPECT_EQ(run.measurements.turns(TurnEnd::kComplete), run.measurements.open.count());
 }
 
 TEST_F(RunTest, TheSameSeedAsksForTheSame) {
@@ -159,7 +189,8 @@ TEST_F(RunTest, CapacityIsSearchedAtOtherRatesThanTheScenariosOwn) {
   const auto scenario = ParseScenario(
       R"({"arrivals": {"sessions_per_second": 20}, "phases": {"steady_seconds": 0.2},
           "slo": {"ttft_ms": 0}, "bounds": {"max_open": 2},
-          "scripts": [{"name": "s", "steps": [{"append": {"tokens": 4}}, {"generate": {"max_tokens": 1}}]}]})");
+          "scripts": [{"name": "s", "steps": [{"append": {"tokens": 4}},
+                                              {"generate": {"max_tokens": 1}}]}]})");
   ASSERT_THAT(scenario, IsOk());
   Target target;
   target.connection.channels = {fixture_.Connect()};

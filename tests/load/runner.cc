@@ -37,11 +37,19 @@ Runner::Runner(const Scenario* scenario, const Material* material, Foundation fo
 Measurements Runner::Run() {
   ScheduleArrivals();
   const Phases& phases = scenario_.phases;
-  foundation_.loop->At(window_.to, [this] { StopArrivals(); });
+  // Wakes the loop, which then looks whether it is done.
+  foundation_.loop->At(window_.to, [] {});
   foundation_.loop->At(After(phases.measured_to() + phases.drain_seconds), [this] { Cut(); });
   Tick();
-  foundation_.loop->RunUntil([this] { return done(); });
+  foundation_.loop->RunUntil([this] { return Done(); });
   return recorder_.Result(foundation_.clock->Now());
+}
+
+bool Runner::Done() {
+  if (!stopped_ && recorder_.open_turns() == 0 && foundation_.clock->Now() >= window_.to) {
+    StopArrivals();
+  }
+  return actors_.empty() && (stopped_ || arrivals_left_ == 0);
 }
 
 TimePoint Runner::After(double seconds) const { return window_.begin + ToDuration(seconds); }
@@ -51,7 +59,8 @@ void Runner::ScheduleArrivals() {
   const std::vector<double> times =
       scenario_.arrivals.open_loop()
           ? PoissonArrivals({scenario_.arrivals.sessions_per_second, phases.ramp_seconds,
-                             phases.measured_to(), scenario_.max_sessions, scenario_.seed})
+                             phases.measured_to() + phases.drain_seconds, scenario_.max_sessions,
+                             scenario_.seed})
           : ClosedLoopStarts(std::min(scenario_.arrivals.sessions, scenario_.max_sessions),
                              phases.ramp_seconds);
   for (const double time : times) ArriveAt(After(time));
@@ -75,8 +84,9 @@ void Runner::Begin(uint64_t number, TimePoint intended) {
 void Runner::ArriveAt(TimePoint intended) {
   ++arrivals_left_;
   foundation_.loop->At(intended, [this, number = next_number_++, intended] {
+    if (stopped_) return;
     --arrivals_left_;
-    if (!stopped_) Begin(number, intended);
+    Begin(number, intended);
   });
 }
 
@@ -94,6 +104,7 @@ void Runner::StopArrivals() {
 }
 
 void Runner::Cut() {
+  stopped_ = true;
   for (const auto& [actor, owner] : actors_) actor->Cut();
 }
 

@@ -55,7 +55,8 @@ class Runner {
   void StopArrivals();
   void Cut();
   void Tick();
-  bool done() const { return arrivals_left_ == 0 && actors_.empty(); }
+  // Stops arrivals when all that is measured has ended.
+  bool Done();
   TimePoint After(double seconds) const;
 
   const Scenario& scenario_;
@@ -69,6 +70,7 @@ class Runner {
   uint64_t next_number_ = 0;
   // Sessions that are still to begin at a time that is known.
   uint64_t arrivals_left_ = 0;
+  // No session begins any more.
   bool stopped_ = false;
 };
 

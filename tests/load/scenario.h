@@ -89,8 +89,9 @@ struct Arrivals {
   bool open_loop() const { return sessions_per_second > 0; }
 };
 
-// One after the other. What begins in the steady phase is measured; sessions that are open after it
-// end at their turn's end, and are cut when the drain is over.
+// One after the other. What begins in the steady phase is measured. In the drain the load goes on
+// until that has ended, so that no turn ends under less of it than there was; then each session
+// ends where its turn does. What is left when the drain is over is cut.
 struct Phases {
   double ramp_seconds = 0;
   double warmup_seconds = 0;

@@ -109,6 +109,7 @@ void StreamActor::OnError(const v1::Error& error, TimePoint at) {
 void StreamActor::OnEnd(const absl::Status& status, TimePoint at) {
   const std::string how = HowItEnded(status);
   if (const std::optional<TurnEnd> broken = BrokenTurn(how)) EndTurn(at, *broken);
+  LeaveTurn();
   world_->recorder->SessionEnded(how);
   world_->on_end(this, at);
 }
@@ -160,7 +161,7 @@ void StreamActor::Do(const GenerateAction& action, TimePoint intended) {
 
 void StreamActor::Do(const ThinkAction& action, TimePoint intended) {
   // What was sent before counts for nobody's wait.
-  in_turn_ = false;
+  LeaveTurn();
   awaited_ = 0;
   const TimePoint due = intended + ToDuration(action.seconds);
   world_->loop->At(due, [weak = weak_from_this(), due] {
@@ -211,14 +212,19 @@ void StreamActor::BeginTurn(TimePoint intended) {
   if (std::exchange(in_turn_, true)) return;
   turn_ = Turn();
   turn_.intended = intended;
+  world_->recorder->TurnBegan(intended);
 }
 
 void StreamActor::EndTurn(TimePoint at, TurnEnd end) {
   turn_.ended = at;
   turn_.end = end;
   world_->recorder->TurnEnded(turn_);
-  in_turn_ = false;
   generating_ = nullptr;
+  LeaveTurn();
+}
+
+void StreamActor::LeaveTurn() {
+  if (std::exchange(in_turn_, false)) world_->recorder->TurnLeft(turn_.intended);
 }
 
 bool StreamActor::GeneratesAhead() const {

@@ -73,6 +73,7 @@ class StreamActor : public std::enable_shared_from_this<StreamActor> {
 
   void BeginTurn(TimePoint intended);
   void EndTurn(TimePoint at, TurnEnd end);
+  void LeaveTurn();
   // The turn that the session's end broke off, if it did.
   std::optional<TurnEnd> BrokenTurn(const std::string& how) const;
   bool GeneratesAhead() const;

@@ -132,6 +132,19 @@ TEST_F(StreamActorTest, PlaysItsScriptAndClosesWhenItIsDone) {
   EXPECT_EQ(m.appended_tokens, 4u);
   EXPECT_EQ(m.learned_tokens, 5u);
   EXPECT_EQ(m.turns(Verdict::kGood), 1u);
+  EXPECT_EQ(recorder_.open_turns(), 0);
+}
+
+TEST_F(StreamActorTest, ATurnIsOpenUntilItEndsHoweverItDoes) {
+  Start(R"("steps": [{"append": {"tokens": 4}}, {"think": 1}, {"generate": {"max_tokens": 1}}])");
+  EXPECT_EQ(recorder_.open_turns(), 1);
+  AnswerOpen(0);
+  Answer(0, Sent().request_id(), "appended { done: true }");
+  EXPECT_EQ(recorder_.open_turns(), 0);  // thinks
+  Pass(1);
+  EXPECT_EQ(recorder_.open_turns(), 1);
+  EndCall(absl::UnavailableError(""));
+  EXPECT_EQ(recorder_.open_turns(), 0);
 }
 
 // No coordinated omission: a client that was kept from starting in time measures that too.
