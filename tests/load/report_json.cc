@@ -153,7 +153,9 @@ Json LearningJson(const RunRecord& run) {
 }  // namespace
 
 bool KeptSlo(const RunRecord& run) {
-  return run.measurements.attainment() >= run.scenario.slo.attainment;
+  const Measurements& m = run.measurements;
+  const uint64_t judged = m.turns(Verdict::kGood) + m.turns(Verdict::kBad);
+  return judged > 0 && m.attainment() >= run.scenario.slo.attainment;
 }
 
 Json RunJson(const RunRecord& run) {

@@ -27,7 +27,7 @@ struct RunRecord {
   double client_cpu_seconds = 0;
 };
 
-// Whether enough turns kept the SLO.
+// Whether enough turns kept the SLO; a run that judged none shows nothing.
 bool KeptSlo(const RunRecord& run);
 
 Json RunJson(const RunRecord& run);

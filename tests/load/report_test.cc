@@ -99,6 +99,12 @@ TEST(RunJsonTest, TooFewGoodTurnsMissTheSlo) {
   EXPECT_FALSE(KeptSlo(run));
 }
 
+TEST(RunJsonTest, ARunWithoutTurnsHasNotKeptTheSlo) {
+  RunRecord run = MakeRun();
+  run.measurements.turns_judged = {};
+  EXPECT_FALSE(KeptSlo(run));
+}
+
 TEST(ReportTextTest, SaysWhatMattersInAFewLines) {
   const std::string text = ReportText(MakeReport());
   EXPECT_THAT(text, HasSubstr("SLO kept: 75.0 % of turns, 0.3 turns/s and 1.5 tokens/s within it"));
