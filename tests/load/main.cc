@@ -209,6 +209,7 @@ int Main(const std::vector<std::string>& arguments) {
   if (!scenario.ok()) return BadUsage(scenario.status());
   const absl::Status status = Load(*flags, *scenario);
   if (status.ok()) return kExitDone;
+  if (absl::IsInvalidArgument(status)) return BadUsage(status);
   std::cerr << "mayfly_load: " << status.message() << std::endl;
   return kExitFailed;
 }
