@@ -1,0 +1,21 @@
+#pragma once
+
+// A SessionTransport over gRPC's callback API: hundreds of streams share the library's few threads.
+// What comes is noted with its time on those and handed to the loop.
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "grpcpp/channel.h"
+#include "tests/load/event_loop.h"
+#include "tests/load/session_transport.h"
+
+namespace mayfly::load {
+
+// Takes the channels in turn, and sends `token` as the bearer's unless it is empty. Clock and loop
+// outlive every transport and the last event of each.
+OpenTransport OverGrpc(std::vector<std::shared_ptr<grpc::Channel>> channels, std::string token,
+                       const Clock* clock, EventLoop* loop);
+
+}  // namespace mayfly::load
