@@ -6,6 +6,7 @@
 Needs grafana-foundation-sdk (tests/deploy/requirements.txt). Each panel's description names its metrics.
 """
 
+import itertools
 import json
 import pathlib
 import sys
@@ -147,9 +148,10 @@ THROUGHPUT = [
           (total("mayfly_tokens_total", by="kind"), "{{kind}}")),
     graph("Generations ended", "By what ended them (`mayfly_request_finished_total`).", "ops",
           (total("mayfly_request_finished_total", by="reason"), "{{reason}}"), stacked=True),
-    graph("Commands now", "Running, and waiting for those before them (`mayfly_requests_running`, `mayfly_requests_waiting`).",
-          "short", (f"sum({series('mayfly_requests_running')})", "running"),
-          (f"sum({series('mayfly_requests_waiting')})", "waiting")),
+    graph("Commands and events now", "Commands that run, commands that wait for those before them, and events that wait for their "
+          "clients (`mayfly_requests_running`, `mayfly_requests_waiting`, `mayfly_outbox_events`).", "short",
+          (f"sum({series('mayfly_requests_running')})", "running"), (f"sum({series('mayfly_requests_waiting')})", "waiting"),
+          (f"sum({series('mayfly_outbox_events')})", "unread events")),
 ]
 
 STEPS = [
@@ -204,6 +206,8 @@ ADMISSION = [
           (total("mayfly_sessions_closed_total", by="reason"), "{{reason}}"), stacked=True),
     graph("Waiting for a row", "Streams that found none free, whether they got one or not (`mayfly_admission_wait_seconds`).", "s",
           *quantiles("mayfly_admission_wait_seconds", (0.5, 0.95))),
+    graph("Commands refused", "In open streams, whose tenants had used their tokens (`mayfly_requests_refused_total`).", "ops",
+          (total("mayfly_requests_refused_total", by="reason"), "{{reason}}")),
 ]
 
 PROCESS_ROW = [
@@ -220,6 +224,10 @@ PROCESS_ROW = [
           (f"time() - process_start_time_seconds{{{PROCESS}}}", "{{pod}}{{instance}}")),
     graph("Certificate", "Until the first of the chain expires (`mayfly_tls_certificate_expiry_timestamp_seconds`).", "s",
           (f"{series('mayfly_tls_certificate_expiry_timestamp_seconds')} - time()", "{{pod}}{{instance}}")),
+    graph("Files that could not be used", "Changed TLS and token files, in an hour (`mayfly_tls_reload_failures_total`, "
+          "`mayfly_auth_reload_failures_total`).", "short",
+          (f"sum(increase({series('mayfly_tls_reload_failures_total')}[1h]))", "TLS"),
+          (f"sum(increase({series('mayfly_auth_reload_failures_total')}[1h]))", "tokens")),
 ]
 
 ROWS = [
@@ -246,10 +254,11 @@ def build():
              .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
              .with_variable(variable("namespace", "Namespace", "label_values(mayfly_build_info, namespace)"))
              .with_variable(variable("pod", "Pod", 'label_values(mayfly_build_info{namespace=~"$namespace"}, pod)')))
+    number = itertools.count(1)
     for title, panels in ROWS:
-        board.with_row(dashboard.Row(title))
+        board.with_row(dashboard.Row(title).id(next(number)))
         for panel in panels:
-            board.with_panel(panel)
+            board.with_panel(panel.id(next(number)))
     return JSONEncoder(sort_keys=True, indent=1).encode(board.build()) + "\n"
 
 
