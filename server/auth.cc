@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "engine/base/status_macros.h"
+#include "server/secrets/crypto.h"
 
 namespace mayfly {
 namespace {
@@ -73,10 +74,10 @@ absl::StatusOr<TokenList> TokenList::Parse(absl::string_view text) {
 }
 
 const TokenList::Entry* TokenList::Find(absl::string_view token) const {
-  const Sha256Digest digest = Sha256(token);
+  const std::string digest = Sha256(token);
   const Entry* found = nullptr;
   for (const Entry& entry : entries_) {
-    if (CRYPTO_memcmp(entry.token.data(), digest.data(), digest.size()) == 0) found = &entry;
+    if (CRYPTO_memcmp(entry.token_digest.data(), digest.data(), digest.size()) == 0) found = &entry;
   }
   return found;
 }

@@ -13,8 +13,8 @@
 #include "engine/base/log.h"
 #include "engine/base/mutex.h"
 #include "grpcpp/server_context.h"
+#include "server/secrets/watched_files.h"
 #include "server/security_metrics.h"
-#include "server/watched_files.h"
 #include "session/types.h"
 
 namespace mayfly {
@@ -34,7 +34,7 @@ class TokenList {
   static absl::StatusOr<TokenList> Parse(absl::string_view text);
 
   struct Entry {
-    Sha256Digest token;
+    std::string token_digest;
     std::string tenant;
     bool admin = false;
   };

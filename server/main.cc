@@ -9,12 +9,15 @@
 #include <string>
 #include <vector>
 
+#include "engine/base/status_macros.h"
+#include "engine/base/wall_clock.h"
 #include "engine/create_engine.h"
 #include "google/protobuf/stubs/logging.h"
 #include "server/config.h"
 #include "server/security.h"
 #include "server/serve.h"
 #include "server/server.h"
+#include "server/snapshots/sealing_vault.h"
 #include "server/stop_signals.h"
 #include "server/version.h"
 
@@ -55,6 +58,15 @@ void Announce(const Server& server) {
   std::fflush(stdout);
 }
 
+// Null without --snapshot_key_file.
+absl::StatusOr<std::unique_ptr<SnapshotVault>> CreateVault(const SnapshotOptions& options,
+                                                           const WallClock* clock,
+                                                           const Logger* logger) {
+  if (options.key_file.empty()) return nullptr;
+  MAYFLY_ASSIGN_OR_RETURN(auto vault, SealingVault::Create(options, clock, logger));
+  return vault;
+}
+
 int Run(const Config& config) {
   if (const absl::Status status = config.engine.Validate(); !status.ok()) {
     return Fail(kBadConfiguration, status);
@@ -67,6 +79,9 @@ int Run(const Config& config) {
   if (const auto security = Security::Create(config, &quiet); !security.ok()) {
     return Fail(kBadConfiguration, security.status());
   }
+  const SystemWallClock wall_clock;
+  auto vault = CreateVault(config.snapshots, &wall_clock, &logger);
+  if (!vault.ok()) return Fail(kBadConfiguration, vault.status());
   const SteadyClock clock;
   EngineMetrics engine_metrics;
   auto engine = CreateEngine(config.engine, &engine_metrics, &logger, &clock);
@@ -74,7 +89,8 @@ int Run(const Config& config) {
   const auto server = Server::Start(config, {.engine = engine->get(),
                                              .engine_metrics = &engine_metrics,
                                              .clock = &clock,
-                                             .logger = &logger});
+                                             .logger = &logger,
+                                             .vault = vault->get()});
   if (absl::IsInvalidArgument(server.status())) return Fail(kBadConfiguration, server.status());
   if (!server.ok()) return Fail(kFailed, server.status());
   Announce(**server);
@@ -83,7 +99,9 @@ int Run(const Config& config) {
   // A second signal: at once means without taking anything down.
   if (status > 128) std::_Exit(status);
   (*server)->Stop();
+  // Both may still answer sessions, which the server keeps the books of.
   engine->reset();
+  vault->reset();
   return status;
 }
 

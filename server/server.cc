@@ -72,14 +72,14 @@ absl::Status Server::Listen(const Config& config) {
                                    foundation_.logger));
   }
   MAYFLY_ASSIGN_OR_RETURN(
-      main_, GrpcServer::Start(
-                 {.address = config.listen,
-                  .credentials = security_->credentials(),
-                  .max_message_bytes = config.max_message_bytes,
-                  .max_connection_age_seconds = config.max_connection_age_seconds,
-                  .max_connection_age_grace_seconds = config.max_connection_age_grace_seconds},
-                 {&inference_service_, &admin_service_, &main_health_service_},
-                 foundation_.logger));
+      main_,
+      GrpcServer::Start(
+          {.address = config.listen,
+           .credentials = security_->credentials(),
+           .max_message_bytes = config.max_message_bytes,
+           .max_connection_age_seconds = config.max_connection_age_seconds,
+           .max_connection_age_grace_seconds = config.max_connection_age_grace_seconds},
+          {&inference_service_, &admin_service_, &main_health_service_}, foundation_.logger));
   return absl::OkStatus();
 }
 

@@ -17,9 +17,9 @@
 #include "absl/strings/string_view.h"
 #include "engine/base/log.h"
 #include "grpcpp/security/server_credentials.h"
+#include "server/secrets/watched_files.h"
 #include "server/security_metrics.h"
 #include "server/tls_files.h"
-#include "server/watched_files.h"
 
 namespace mayfly {
 

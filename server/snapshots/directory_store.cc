@@ -15,7 +15,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
-#include "server/snapshots/crypto.h"
+#include "server/secrets/crypto.h"
 
 namespace mayfly {
 namespace {

@@ -1,8 +1,6 @@
 #include "server/snapshots/key_ring.h"
 
 #include <algorithm>
-#include <fstream>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -16,17 +14,6 @@ namespace {
 
 constexpr size_t kHexDigits = 2 * SecretKey::kBytes;
 
-std::optional<std::string> ReadFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text;
-  char buffer[4096];
-  while (file.read(buffer, sizeof(buffer)) || file.gcount() > 0) {
-    text.append(buffer, static_cast<size_t>(file.gcount()));
-  }
-  if (!file.is_open() || file.bad()) return std::nullopt;
-  return text;
-}
-
 bool IsKey(absl::string_view line) {
   return line.size() == kHexDigits && std::all_of(line.begin(), line.end(), absl::ascii_isxdigit);
 }
@@ -37,7 +24,13 @@ SealingKey MakeKey(absl::string_view hex_digits) {
   return {std::move(id), std::move(secret)};
 }
 
-absl::Status CannotRead() { return absl::InvalidArgumentError("cannot read it"); }
+absl::StatusOr<std::vector<SealingKey>> ParseFile(
+    const std::string& path, const absl::StatusOr<std::vector<std::string>>& contents) {
+  if (!contents.ok()) return contents.status();
+  auto keys = ParseKeys(contents->front());
+  if (keys.ok()) return keys;
+  return absl::InvalidArgumentError(absl::StrCat(path, ": ", keys.status().message()));
+}
 
 }  // namespace
 
@@ -59,20 +52,15 @@ absl::StatusOr<std::vector<SealingKey>> ParseKeys(absl::string_view text) {
 }
 
 absl::StatusOr<std::unique_ptr<KeyRing>> KeyRing::Load(std::string path, const Logger* logger) {
-  const std::optional<std::string> text = ReadFile(path);
-  if (!text) return CannotRead();
   std::unique_ptr<KeyRing> ring(new KeyRing(std::move(path), logger));
-  MAYFLY_ASSIGN_OR_RETURN(ring->keys_, ParseKeys(*text));
-  ring->digest_ = Sha256(*text);
+  MAYFLY_ASSIGN_OR_RETURN(ring->keys_, ParseFile(ring->path_, *ring->file_.ReadIfChanged()));
   return ring;
 }
 
 void KeyRing::Reload() {
-  const std::optional<std::string> text = ReadFile(path_);
-  std::string digest = text ? Sha256(*text) : "";
-  if (digest == digest_) return;
-  digest_ = std::move(digest);
-  absl::StatusOr<std::vector<SealingKey>> keys = text ? ParseKeys(*text) : CannotRead();
+  const auto contents = file_.ReadIfChanged();
+  if (!contents) return;
+  absl::StatusOr<std::vector<SealingKey>> keys = ParseFile(path_, *contents);
   if (!keys.ok()) {
     logger_->Warning("snapshot_keys_not_reloaded", {{"error", keys.status().message()}});
     return;

@@ -6,12 +6,14 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "engine/base/log.h"
-#include "server/snapshots/crypto.h"
+#include "server/secrets/crypto.h"
+#include "server/secrets/watched_files.h"
 
 namespace mayfly {
 
@@ -29,9 +31,11 @@ absl::StatusOr<std::vector<SealingKey>> ParseKeys(absl::string_view text);
 
 class KeyRing {
  public:
+  // An error names the file.
   static absl::StatusOr<std::unique_ptr<KeyRing>> Load(std::string path, const Logger* logger);
 
-  // Reads the file again. One that cannot be used changes nothing; the log says so once.
+  // Reads the file again if it has changed. One that cannot be used changes nothing; the log says
+  // so once.
   void Reload();
 
   const SealingKey& first() const { return keys_.front(); }
@@ -39,15 +43,15 @@ class KeyRing {
   const SealingKey* Find(absl::string_view id) const;
 
  private:
-  KeyRing(std::string path, const Logger* logger) : path_(std::move(path)), logger_(logger) {}
+  KeyRing(std::string path, const Logger* logger)
+      : path_(std::move(path)), file_({path_}), logger_(logger) {}
 
   const std::string path_;
+  WatchedFiles file_;
   const Logger* const logger_;
 
   // Never empty.
   std::vector<SealingKey> keys_;
-  // Of the text that was read last; empty while the file cannot be read.
-  std::string digest_;
 };
 
 }  // namespace mayfly

@@ -8,7 +8,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
-#include "server/snapshots/crypto.h"
+#include "server/secrets/crypto.h"
 #include "server/snapshots/directory_store.h"
 #include "server/snapshots/redis_address.h"
 #include "server/snapshots/redis_store.h"
@@ -19,7 +19,7 @@ namespace {
 constexpr size_t kTokenBytes = 32;
 
 absl::Status OfFlag(absl::string_view flag, const absl::Status& status) {
-  return absl::Status(status.code(), absl::StrCat("--", flag, ": ", status.message()));
+  return absl::Status(status.code(), absl::StrCat("--", flag, status.message()));
 }
 
 absl::StatusOr<std::unique_ptr<SnapshotStore>> OpenStore(const std::string& store,
@@ -45,11 +45,9 @@ absl::StatusOr<std::unique_ptr<SealingVault>> SealingVault::Create(const Snapsho
                                                                    const WallClock* clock,
                                                                    const Logger* logger) {
   auto keys = KeyRing::Load(options.key_file, logger);
-  if (!keys.ok()) {
-    return OfFlag(absl::StrCat("snapshot_key_file=", options.key_file), keys.status());
-  }
+  if (!keys.ok()) return OfFlag("snapshot_key_file=", keys.status());
   auto store = OpenStore(options.store, clock, logger);
-  if (!store.ok()) return OfFlag("snapshot_store", store.status());
+  if (!store.ok()) return OfFlag("snapshot_store: ", store.status());
   return std::make_unique<SealingVault>(options, *std::move(keys), *std::move(store), clock,
                                         logger);
 }

@@ -84,11 +84,11 @@ TEST_F(AdminServiceTest, ASessionIsShownWithAllButItsText) {
   host_.fixture().clock().Advance(5);
   stream.Send("request_id: 2 append { text: 'sixteen letters and some' }");
   ASSERT_TRUE(stream.Next(v1::SessionResponse::kUpdate).has_value());
-  host_.fixture().clock().Advance(2);
 
   Operator root(host_.ConnectWith("token-root"));
   const auto listed = [&] { return root.List().at(0); };
   ASSERT_TRUE(Eventually([&] { return listed().outstanding_commands() == 0; }));
+  host_.fixture().clock().Advance(2);
   const v1::SessionInfo info = listed();
   EXPECT_EQ(info.session_id(), id);
   EXPECT_EQ(info.label(), "nightly");

@@ -64,8 +64,8 @@ TEST_F(MetricsTableTest, NamesAreThoseOfTheContract) {
           "mayfly_adapter_chunks_skipped_total", "mayfly_adapter_nll_gain",
           "mayfly_adapter_rollbacks_total", "mayfly_update_busy_ratio", "mayfly_updates_waiting",
           "mayfly_tls_certificate_expiry_timestamp_seconds", "mayfly_tls_reload_failures_total",
-          "mayfly_auth_reload_failures_total",
-          "grpc_server_handled_total", "process_cpu_seconds_total", "process_resident_memory_bytes",
+          "mayfly_auth_reload_failures_total", "grpc_server_handled_total",
+          "process_cpu_seconds_total", "process_resident_memory_bytes",
           "process_virtual_memory_bytes", "process_open_fds", "process_max_fds",
           "process_start_time_seconds"));
 }

@@ -1,4 +1,4 @@
-#include "server/snapshots/crypto.h"
+#include "server/secrets/crypto.h"
 
 #include <string>
 

@@ -64,10 +64,12 @@ TEST_F(KeyRingTest, TheFirstKeySealsAndAllAreFound) {
 }
 
 TEST_F(KeyRingTest, AFileThatCannotBeUsedIsRefusedAtTheStart) {
-  EXPECT_THAT(KeyRing::Load(dir_ / "none", &logger_), StatusIs(kInvalid, "cannot read it"));
-  EXPECT_THAT(KeyRing::Load(dir_.path(), &logger_), StatusIs(kInvalid, "cannot read it"));
+  EXPECT_THAT(KeyRing::Load(dir_ / "none", &logger_),
+              StatusIs(kInvalid, HasSubstr("/none: cannot read it")));
+  EXPECT_THAT(KeyRing::Load(dir_.path(), &logger_),
+              StatusIs(kInvalid, HasSubstr("cannot read it")));
   dir_.Write("empty", "");
-  EXPECT_THAT(KeyRing::Load(dir_ / "empty", &logger_), HasCode(kInvalid));
+  EXPECT_THAT(KeyRing::Load(dir_ / "empty", &logger_), StatusIs(kInvalid, HasSubstr("/empty: ")));
 }
 
 TEST_F(KeyRingTest, AChangedFileIsTakenOver) {

@@ -1,7 +1,6 @@
-#include "server/watched_files.h"
+#include "server/secrets/watched_files.h"
 
-#include <openssl/sha.h>
-
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -9,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
+#include "server/secrets/crypto.h"
 
 namespace mayfly {
 namespace {
@@ -50,17 +50,11 @@ std::string Fingerprint(const absl::StatusOr<std::vector<std::string>>& contents
 
 }  // namespace
 
-Sha256Digest Sha256(absl::string_view bytes) {
-  Sha256Digest digest;
-  SHA256(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(), digest.data());
-  return digest;
-}
-
 std::optional<absl::StatusOr<std::vector<std::string>>> WatchedFiles::ReadIfChanged() {
   auto contents = ReadAll(paths_);
-  const Sha256Digest now = Sha256(Fingerprint(contents));
-  if (last_ == now) return std::nullopt;
-  last_ = now;
+  std::string digest = Sha256(Fingerprint(contents));
+  if (digest == digest_) return std::nullopt;
+  digest_ = std::move(digest);
   return contents;
 }
 

@@ -4,19 +4,14 @@
 // digest of what they hold: files half written, renamed or behind a moved symbolic link need no
 // case of their own, and no secret is kept. Owned by whoever uses the files; one thread.
 
-#include <array>
-#include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
 
 namespace mayfly {
-
-using Sha256Digest = std::array<uint8_t, 32>;
-Sha256Digest Sha256(absl::string_view bytes);
 
 class WatchedFiles {
  public:
@@ -28,7 +23,8 @@ class WatchedFiles {
 
  private:
   const std::vector<std::string> paths_;
-  std::optional<Sha256Digest> last_;
+  // Of the contents at the last call; empty before the first.
+  std::string digest_;
 };
 
 }  // namespace mayfly
