@@ -24,11 +24,13 @@ using Event = v1::SessionResponse;
 constexpr char kEndlessGenerate[] =
     "request_id: 3 generate { max_tokens: 1000000 ignore_eos: true }";
 constexpr double kDeadlineSeconds = 0.5;
+// Longer than it takes to find out that a reader is too slow.
+constexpr double kIdleSeconds = 1e6;
 constexpr double kOldestSeconds = 1e9;
 
 Config LimitedConfig() {
   Config config = InProcessServer::DefaultConfig();
-  config.sessions.limits.idle_timeout_seconds = 60;
+  config.sessions.limits.idle_timeout_seconds = kIdleSeconds;
   config.sessions.limits.max_session_age_seconds = kOldestSeconds;
   config.sessions.limits.slow_reader_timeout_seconds = 30;
   config.sessions.limits.outbox_events = 8;
@@ -80,7 +82,8 @@ const WayToEnd kWays[] = {
      CloseReason::kClosed, grpc::StatusCode::OK},
     {"HalfClose", [](Scene scene) { scene.stream.HalfClose(); }, CloseReason::kHalfClosed,
      grpc::StatusCode::OK},
-    {"Idle", [](Scene scene) { scene.Pass(61); }, CloseReason::kIdle, grpc::StatusCode::ABORTED},
+    {"Idle", [](Scene scene) { scene.Pass(kIdleSeconds + 1); }, CloseReason::kIdle,
+     grpc::StatusCode::ABORTED},
     {"Age",
      [](Scene scene) {
        scene.Generate();
