@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
+#include "engine/base/loopback.h"
 #include "engine/base/status_macros.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
@@ -76,12 +76,6 @@ absl::StatusOr<std::string> ReadToken(const std::string& path) {
       absl::StrCat("token_file ", path, ": want one token, in visible ASCII characters"));
 }
 
-bool IsLocal(absl::string_view address) {
-  if (absl::StartsWith(address, "unix:")) return true;
-  const absl::string_view host = address.substr(0, address.rfind(':'));
-  return host == "localhost" || host == "[::1]" || absl::StartsWith(host, "127.");
-}
-
 absl::Status CheckTogether(const ChannelOptions& options) {
   if (options.tls_cert.empty() != options.tls_key.empty()) {
     return absl::InvalidArgumentError("tls_cert and tls_key go together");
@@ -90,7 +84,7 @@ absl::Status CheckTogether(const ChannelOptions& options) {
     return absl::InvalidArgumentError("tls_cert needs tls_ca: without it the channel is plaintext");
   }
   const bool bare = !options.token_file.empty() && options.tls_ca.empty();
-  if (!bare || options.insecure || IsLocal(options.address)) return absl::OkStatus();
+  if (!bare || options.insecure || IsLoopback(options.address)) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("the token would reach ", options.address,
                                                  " in plaintext: set tls_ca, or insecure"));
 }

@@ -4,21 +4,25 @@
 
 namespace mayfly::cli {
 
-FlagGroup OutputFlagGroup(OutputFlags* target) {
+std::vector<Flag> ServerFlags(ChannelOptions* target) {
   return {
-      "Server and output",
-      {TextFlag("server", "ADDR", "server to use (MAYFLY_SERVER, else 127.0.0.1:7400)",
-                &target->server.address),
-       TextFlag("tls_ca", "FILE", "PEM: who may have signed the server's certificate; turns on TLS",
-                &target->server.tls_ca),
-       TextFlag("tls_cert", "FILE", "PEM: this client's certificate, where the server wants one",
-                &target->server.tls_cert),
-       TextFlag("tls_key", "FILE", "PEM: the key of tls_cert", &target->server.tls_key),
-       TextFlag("token_file", "FILE", "holds the bearer token, where the server wants one",
-                &target->server.token_file),
-       SwitchFlag("insecure", "send the token to other machines without TLS too",
-                  &target->server.insecure),
-       SwitchFlag("json", "one JSON object a line, for programs", &target->json)}};
+      TextFlag("server", "ADDR", "server to use (MAYFLY_SERVER, else 127.0.0.1:7400)",
+               &target->address),
+      TextFlag("tls_ca", "FILE", "PEM: who may have signed the server's certificate; turns on TLS",
+               &target->tls_ca),
+      TextFlag("tls_cert", "FILE", "PEM: this client's certificate, where the server wants one",
+               &target->tls_cert),
+      TextFlag("tls_key", "FILE", "PEM: the key of tls_cert", &target->tls_key),
+      TextFlag("token_file", "FILE", "holds the bearer token, where the server wants one",
+               &target->token_file),
+      SwitchFlag("insecure", "send the token to other machines without TLS too",
+                 &target->insecure)};
+}
+
+FlagGroup OutputFlagGroup(OutputFlags* target) {
+  FlagGroup group{"Server and output", ServerFlags(&target->server)};
+  group.flags.push_back(SwitchFlag("json", "one JSON object a line, for programs", &target->json));
+  return group;
 }
 
 FlagGroup SessionFlagGroup(v1::Open* target) {

@@ -3,6 +3,7 @@
 // The flags that several commands share, as tables over the messages they fill.
 
 #include <string>
+#include <vector>
 
 #include "client/channel.h"
 #include "client/flags.h"
@@ -16,6 +17,8 @@ struct OutputFlags {
   bool json = false;
 };
 
+// How to reach the server.
+std::vector<Flag> ServerFlags(ChannelOptions* target);
 FlagGroup OutputFlagGroup(OutputFlags* target);
 
 // Everything that a session is opened with but sampling: window, seed, label.

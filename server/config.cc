@@ -17,6 +17,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "absl/time/time.h"
+#include "engine/base/loopback.h"
 #include "engine/base/status_macros.h"
 #include "server/snapshots/redis_address.h"
 #include "session/options_resolver.h"
@@ -573,14 +574,6 @@ absl::Status Apply(const Flag& flag, const Given& given, Config* config) {
 }
 
 }  // namespace
-
-bool IsLoopback(absl::string_view address) {
-  if (absl::StartsWith(address, "unix:")) return true;
-  const absl::string_view host = address.substr(0, address.rfind(':'));
-  if (host == "localhost" || host == "[::1]") return true;
-  // Digits and dots alone: 127.example.org is a name like any other.
-  return absl::StartsWith(host, "127.") && host.find_first_not_of("0123456789.") == host.npos;
-}
 
 absl::StatusOr<Config> ParseConfig(const std::vector<std::string>& args, const Environment& env) {
   const std::vector<Flag> flags = AllFlags();

@@ -52,9 +52,6 @@ using Environment = std::map<std::string, std::string>;
 // and its limit.
 absl::StatusOr<Config> ParseConfig(const std::vector<std::string>& args, const Environment& env);
 
-// Can only this machine reach it?
-bool IsLoopback(absl::string_view address);
-
 // Every flag with its type, its default and what it does, a screen wide.
 std::string ConfigHelp();
 

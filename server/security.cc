@@ -1,5 +1,6 @@
 #include "server/security.h"
 
+#include "engine/base/loopback.h"
 #include "engine/base/status_macros.h"
 
 namespace mayfly {

@@ -32,9 +32,7 @@ RunRecord RunScenario(const Scenario& scenario, const Target& target,
   if (!target.http_server.empty()) scraper.emplace(target.http_server, target.clock);
   EventLoop loop(target.clock);
   Runner runner(&scenario, &target.material,
-                {target.clock, &loop,
-                 OverGrpc(target.connection.channels, target.connection.token, target.clock, &loop),
-                 on_progress});
+                {target.clock, &loop, OverGrpc(target.channels, target.clock, &loop), on_progress});
   RunRecord record{scenario, runner.window(), runner.Run(), {}, 0};
   if (scraper) record.snapshots = scraper->Stop();
   record.client_cpu_seconds = ClientCpuSeconds() - cpu_before;

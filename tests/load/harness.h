@@ -18,7 +18,7 @@
 namespace mayfly::load {
 
 struct Target {
-  Connection connection;
+  Channels channels;
   // Of the server's HTTP port; empty: its metrics are not scraped.
   std::string http_server;
   Material material;

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <string>
@@ -17,6 +18,7 @@
 #include "client/document.h"
 #include "client/flags.h"
 #include "client/session_stream.h"
+#include "engine/base/loopback.h"
 #include "engine/base/status_macros.h"
 #include "grpcpp/client_context.h"
 #include "mayfly/v1/inference_service.grpc.pb.h"
@@ -66,6 +68,7 @@ std::vector<cli::FlagGroup> FlagGroups(Flags* flags) {
 
 absl::StatusOr<Flags> ParseArguments(const std::vector<std::string>& arguments) {
   Flags flags;
+  if (const char* server = std::getenv("MAYFLY_SERVER")) flags.connection.server.address = server;
   MAYFLY_ASSIGN_OR_RETURN(const std::vector<std::string> rest,
                           cli::ParseFlags(FlagGroups(&flags), arguments));
   if (flags.help) return flags;
@@ -101,14 +104,12 @@ absl::StatusOr<Scenario> ReadScenario(const Flags& flags) {
   return scenario;
 }
 
-absl::StatusOr<v1::GetServerInfoResponse> ServerInfo(const Connection& connection) {
+absl::StatusOr<v1::GetServerInfoResponse> ServerInfo(
+    const std::shared_ptr<grpc::Channel>& channel) {
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
-  if (!connection.token.empty()) {
-    context.AddMetadata("authorization", absl::StrCat("Bearer ", connection.token));
-  }
   v1::GetServerInfoResponse info;
-  const auto stub = v1::InferenceService::NewStub(connection.channels.front());
+  const auto stub = v1::InferenceService::NewStub(channel);
   MAYFLY_RETURN_IF_ERROR(ToAbslStatus(stub->GetServerInfo(&context, {}, &info)));
   return info;
 }
@@ -124,7 +125,7 @@ absl::StatusOr<Material> ReadMaterial(const Scenario& scenario, uint32_t vocabul
 Json Conditions(const Flags& flags, const v1::GetServerInfoResponse& info) {
   return {{"scenario", flags.scenario_file},
           {"begun", absl::FormatTime(absl::RFC3339_sec, absl::Now(), absl::UTCTimeZone())},
-          {"server", flags.connection.server},
+          {"server", flags.connection.server.address},
           {"server_version", info.version()},
           {"device", info.device()},
           {"dtype", info.dtype()},
@@ -180,8 +181,9 @@ absl::Status Measure(const Flags& flags, const Scenario& scenario, const Target&
 absl::Status Load(const Flags& flags, const Scenario& scenario) {
   const SteadyClock clock;
   Target target;
-  MAYFLY_ASSIGN_OR_RETURN(target.connection, Connect(flags.connection));
-  MAYFLY_ASSIGN_OR_RETURN(const v1::GetServerInfoResponse info, ServerInfo(target.connection));
+  MAYFLY_ASSIGN_OR_RETURN(target.channels, Connect(flags.connection));
+  MAYFLY_ASSIGN_OR_RETURN(const v1::GetServerInfoResponse info,
+                          ServerInfo(target.channels.front()));
   MAYFLY_ASSIGN_OR_RETURN(target.material, ReadMaterial(scenario, info.model().vocabulary()));
   target.http_server = flags.http_server;
   target.clock = &clock;

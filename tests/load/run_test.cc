@@ -41,7 +41,7 @@ class RunTest : public ::testing::Test {
         rest + R"(, "scripts": [)" + scripts + "]}");
     EXPECT_THAT(scenario, IsOk());
     Target target;
-    target.connection.channels = {fixture_.Connect(), fixture_.Connect()};
+    target.channels = {fixture_.Connect(), fixture_.Connect()};
     target.material.vocabulary = 200;
     target.clock = clock;
     return RunScenario(*scenario, target, nullptr);
@@ -193,7 +193,7 @@ TEST_F(RunTest, CapacityIsSearchedAtOtherRatesThanTheScenariosOwn) {
                                               {"generate": {"max_tokens": 1}}]}]})");
   ASSERT_THAT(scenario, IsOk());
   Target target;
-  target.connection.channels = {fixture_.Connect()};
+  target.channels = {fixture_.Connect()};
   target.clock = &steady_;
   std::vector<double> rates;
   // No first token comes in no time: every rate at which a session begins is too much.

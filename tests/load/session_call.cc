@@ -25,8 +25,7 @@ class Call final : public grpc::ClientBidiReactor<v1::SessionRequest, v1::Sessio
         loop_(loop),
         events_(std::move(events)) {}
 
-  void Start(const std::string& token, std::optional<double> deadline_seconds) {
-    if (!token.empty()) context_.AddMetadata("authorization", absl::StrCat("Bearer ", token));
+  void Start(std::optional<double> deadline_seconds) {
     if (deadline_seconds) {
       context_.set_deadline(std::chrono::system_clock::now() +
                             std::chrono::duration_cast<std::chrono::system_clock::duration>(
@@ -152,14 +151,14 @@ class GrpcTransport final : public SessionTransport {
 
 }  // namespace
 
-OpenTransport OverGrpc(std::vector<std::shared_ptr<grpc::Channel>> channels, std::string token,
-                       const Clock* clock, EventLoop* loop) {
-  return [channels = std::move(channels), token = std::move(token), clock, loop, next = size_t{0}](
+OpenTransport OverGrpc(std::vector<std::shared_ptr<grpc::Channel>> channels, const Clock* clock,
+                       EventLoop* loop) {
+  return [channels = std::move(channels), clock, loop, next = size_t{0}](
              std::optional<double> deadline_seconds,
              SessionTransport::Events events) mutable -> std::unique_ptr<SessionTransport> {
     const auto& channel = channels[next++ % channels.size()];
     const auto call = std::make_shared<Call>(channel, clock, loop, std::move(events));
-    call->Start(token, deadline_seconds);
+    call->Start(deadline_seconds);
     return std::make_unique<GrpcTransport>(call);
   };
 }

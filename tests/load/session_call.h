@@ -4,7 +4,6 @@
 // What comes is noted with its time on those and handed to the loop.
 
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "grpcpp/channel.h"
@@ -13,9 +12,9 @@
 
 namespace mayfly::load {
 
-// Takes the channels in turn, and sends `token` as the bearer's unless it is empty. Clock and loop
+// Takes the channels in turn. Clock and loop
 // outlive every transport and the last event of each.
-OpenTransport OverGrpc(std::vector<std::shared_ptr<grpc::Channel>> channels, std::string token,
-                       const Clock* clock, EventLoop* loop);
+OpenTransport OverGrpc(std::vector<std::shared_ptr<grpc::Channel>> channels, const Clock* clock,
+                       EventLoop* loop);
 
 }  // namespace mayfly::load
