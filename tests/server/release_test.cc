@@ -12,6 +12,7 @@
 #include "gmock/gmock.h"
 #include "grpcpp/create_channel_posix.h"
 #include "gtest/gtest.h"
+#include "mayfly/v1/admin_service.grpc.pb.h"
 #include "tests/support/eventually.h"
 #include "tests/support/in_process_server.h"
 #include "tests/support/tcp.h"
@@ -55,6 +56,17 @@ struct Scene {
     const Gauge& waiting = server.server().session_metrics().outbox_events;
     EXPECT_TRUE(Eventually([&] { return waiting.value() >= 8; }));
   }
+  void Terminate() {
+    const auto stub = v1::AdminService::NewStub(server.Connect());
+    grpc::ClientContext listing, ending;
+    v1::ListSessionsResponse open;
+    EXPECT_TRUE(stub->ListSessions(&listing, {}, &open).ok());
+    ASSERT_EQ(open.sessions_size(), 1);
+    v1::TerminateSessionRequest request;
+    request.set_session_id(open.sessions(0).session_id());
+    v1::TerminateSessionResponse response;
+    EXPECT_TRUE(stub->TerminateSession(&ending, request, &response).ok());
+  }
   void Pass(double seconds) {
     server.clock().Advance(seconds);
     server.server().Tick();
@@ -97,6 +109,12 @@ const WayToEnd kWays[] = {
        scene.server.server().EndSessions();
      },
      CloseReason::kDrained, grpc::StatusCode::UNAVAILABLE},
+    {"Operator",
+     [](Scene scene) {
+       scene.Generate();
+       scene.Terminate();
+     },
+     CloseReason::kTerminated, grpc::StatusCode::ABORTED},
     {"SlowReader",
      [](Scene scene) {
        scene.Stall();
