@@ -323,6 +323,8 @@ std::vector<Flag> ServerFlags() {
        Int(FIELD(sessions.limits.max_append_tokens), 1, kManyTokens)},
       {"max_generate_tokens", "int", "16384", "tokens of one generation",
        Int(FIELD(sessions.limits.max_generate_tokens), 1, kManyTokens)},
+      {"max_exports", "int", "4", "exports under way at once; each holds a copy of its row",
+       Int(FIELD(sessions.limits.max_exports), 1, 65536)},
       {"idle_timeout", "duration", "0", "ends a session without work for this long; 0: never",
        Seconds(FIELD(sessions.limits.idle_timeout_seconds))},
       {"max_session_age", "duration", "0", "ends a session this old; 0: never",

@@ -4,6 +4,7 @@
 // Session and guarded by its mutex; submits nothing itself.
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -14,12 +15,16 @@
 
 namespace mayfly {
 
+// Whoever holds it is one of the exports that may be under way at once.
+using ExportPlace = std::shared_ptr<const void>;
+
 class ExportTask {
  public:
   // Bytes of one chunk: a message of it stays below gRPC's usual limit of 4 MiB.
   static constexpr size_t kChunkBytes = 1 << 20;
 
-  explicit ExportTask(const ExportCommand& command) : command_(command) {}
+  ExportTask(const ExportCommand& command, ExportPlace place)
+      : command_(command), place_(std::move(place)) {}
 
   const ExportCommand& command() const { return command_; }
 
@@ -33,6 +38,7 @@ class ExportTask {
 
  private:
   ExportCommand command_;
+  ExportPlace place_;
   bool begun_ = false;
   // What is still to be sent; the first has been sent up to offset_.
   std::vector<ExportFile> files_;

@@ -19,6 +19,8 @@ constexpr char kNoVault[] = "this server seals no snapshots (--snapshot_key_file
 // What a snapshot holds beside the row, and what sealing adds.
 constexpr uint64_t kMaxSnapshotExtra = 16 << 20;
 constexpr char kNoStore[] = "this server has no snapshot store (--snapshot_store)";
+// An export that is read as fast as it comes takes about as long.
+constexpr double kNextExportSeconds = 1;
 // What a client's own copy is called.
 constexpr char kSnapshotFile[] = "session.snapshot";
 
@@ -164,9 +166,9 @@ std::optional<SessionInfo> Session::Info() const {
 std::optional<SessionState> Session::Shown(State state) {
   switch (state) {
     case State::kNew: return SessionState::kNew;
+    case State::kQueued:
     case State::kReceiving:
     case State::kLoading:
-    case State::kQueued:
     case State::kOpening: return SessionState::kOpening;
     case State::kOpen: return SessionState::kOpen;
     case State::kClosing: return SessionState::kClosing;
@@ -258,7 +260,7 @@ absl::Status Session::CheckAcceptable(uint64_t request_id, const SessionCommand&
 
 bool Session::IsOutstanding(uint64_t request_id) const {
   if (running_ && running_->request_id == request_id) return true;
-  const bool opens = state_ >= State::kReceiving && state_ <= State::kOpening;
+  const bool opens = state_ >= State::kQueued && state_ <= State::kOpening;
   if (opens && open_request_id_ == request_id) return true;
   return std::any_of(waiting_.begin(), waiting_.end(), [request_id](const Waiting& waiting) {
     return waiting.request_id == request_id;
@@ -280,31 +282,53 @@ void Session::Open(uint64_t request_id, const SessionCommand& command) {
   }
   label_ = open->label;
   const bool resumes = !open->resume_token.empty() || open->snapshot_bytes > 0;
-  absl::Status resolved = resumes ? BeginResume(*open) : ResolveOpen(*open);
+  absl::Status resolved = resumes ? CheckResume(*open) : ResolveOpen(*open);
   if (!resolved.ok()) return BeginEnd({CloseReason::kInvalid, std::move(resolved)});
-  if (!resumes) TakeRow();
+  resume_token_ = open->resume_token;
+  snapshot_bytes_ = open->snapshot_bytes;
+  TakeRow();
 }
 
-absl::Status Session::BeginResume(const OpenCommand& open) {
-  SnapshotVault* const vault = environment_.vault;
+absl::Status Session::CheckResume(const OpenCommand& open) const {
+  const SnapshotVault* const vault = environment_.vault;
   if (vault == nullptr) return absl::FailedPreconditionError(kNoVault);
-  if (open.snapshot_bytes > 0) {
-    const uint64_t limit = environment_.engine->info().row_bytes.total() + kMaxSnapshotExtra;
-    if (open.snapshot_bytes > limit) {
-      return absl::InvalidArgumentError(absl::StrCat("snapshot_bytes is ", open.snapshot_bytes,
-                                                     ", a row's snapshot has at most ", limit));
-    }
-    snapshot_bytes_ = open.snapshot_bytes;
-    state_ = State::kReceiving;
-    return absl::OkStatus();
+  if (open.snapshot_bytes == 0) {
+    return vault->has_store() ? absl::OkStatus() : absl::FailedPreconditionError(kNoStore);
   }
-  if (!vault->has_store()) return absl::FailedPreconditionError(kNoStore);
+  const uint64_t limit = environment_.engine->info().row_bytes.total() + kMaxSnapshotExtra;
+  if (open.snapshot_bytes <= limit) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("snapshot_bytes is ", open.snapshot_bytes,
+                                                 ", a row's snapshot has at most ", limit));
+}
+
+// What its client sends lies here from the first byte on, so it takes no part in the wait for rows.
+void Session::TakeRow() {
+  const absl::StatusOr<Admission> admission = environment_.admit(this, snapshot_bytes_ == 0);
+  if (!admission.ok()) {
+    const bool draining = absl::IsUnavailable(admission.status());
+    return BeginEnd({draining ? CloseReason::kDrained : CloseReason::kNoRow, admission.status()});
+  }
+  state_ = State::kQueued;
+  if (*admission == Admission::kNow) BeginOpening();
+}
+
+void Session::BeginOpening() {
+  last_activity_ = Now();
+  if (planner_) return OpenRow();
+  Load();
+}
+
+void Session::Load() {
+  if (snapshot_bytes_ > 0) {
+    state_ = State::kReceiving;
+    return;
+  }
   state_ = State::kLoading;
-  calls_.Add([self = shared_from_this(), vault, token = open.resume_token] {
-    vault->Load(self->client_.tenant, token,
-                [self](const absl::StatusOr<std::string>& plain) { self->OnLoaded(plain); });
+  calls_.Add([self = shared_from_this(), token = resume_token_] {
+    self->environment_.vault->Load(
+        self->client_.tenant, token,
+        [self](const absl::StatusOr<std::string>& plain) { self->OnLoaded(plain); });
   });
-  return absl::OkStatus();
 }
 
 absl::Status Session::Restore(const SessionCommand& command) {
@@ -335,7 +359,7 @@ void Session::OnLoaded(const absl::StatusOr<std::string>& plain) {
     if (state_ != State::kLoading) return;
     absl::Status status = plain.ok() ? Resume(*plain) : plain.status();
     if (status.ok()) {
-      TakeRow();
+      OpenRow();
     } else {
       BeginEnd({CloseReason::kInvalid, std::move(status)});
     }
@@ -362,26 +386,20 @@ absl::Status Session::Resume(absl::string_view plain) {
   return absl::OkStatus();
 }
 
-void Session::TakeRow() {
-  const absl::StatusOr<Admission> admission = environment_.admit(this);
-  if (!admission.ok()) {
-    const bool draining = absl::IsUnavailable(admission.status());
-    return BeginEnd({draining ? CloseReason::kDrained : CloseReason::kNoRow, admission.status()});
-  }
-  state_ = State::kQueued;
-  if (*admission == Admission::kNow) BeginOpening();
-}
-
-void Session::BeginOpening() {
+void Session::OpenRow() {
   state_ = State::kOpening;
-  last_activity_ = Now();
   const RowOptions options{
       .adapter = planner_->options().adapter,
       .window_tokens = window_tokens_,
       .tenant = client_.tenant,
       .target_inter_token_seconds = planner_->options().target_inter_token_ms / 1000,
       .restore = std::exchange(restore_, nullptr)};
-  calls_.Add([self = shared_from_this(), options] { self->OpenRow(options); });
+  calls_.Add([self = shared_from_this(), options] {
+    absl::Status status = self->environment_.engine->Open(options, self);
+    if (status.ok()) return;
+    MutexLock lock(&self->mu_);
+    self->RefuseRow(CloseReason::kEngineFailed, std::move(status));
+  });
 }
 
 absl::Status Session::ResolveOpen(const OpenCommand& open) {
@@ -396,13 +414,6 @@ absl::Status Session::ResolveOpen(const OpenCommand& open) {
       sampling_, ResolveSampling({}, sampling_wishes_, environment_.default_sampling, seed_));
   planner_.emplace(adaptation, window_tokens_, engine.max_update_tokens);
   return absl::OkStatus();
-}
-
-void Session::OpenRow(const RowOptions& options) {
-  absl::Status status = environment_.engine->Open(options, shared_from_this());
-  if (status.ok()) return;
-  MutexLock lock(&mu_);
-  RefuseRow(CloseReason::kEngineFailed, std::move(status));
 }
 
 void Session::Cancel(uint64_t request_id, uint64_t target) {
@@ -607,17 +618,27 @@ absl::StatusOr<Session::Task> Session::MakeGenerate(GenerateCommand command,
 }
 
 absl::StatusOr<Session::Task> Session::MakeExport(const ExportCommand& command) const {
+  MAYFLY_RETURN_IF_ERROR(CheckExport(command));
+  if (ExportPlace place = environment_.take_export_place()) {
+    return ExportTask(command, std::move(place));
+  }
+  return WithRetryAfter(
+      absl::ResourceExhaustedError(absl::StrCat("each export holds a copy of its row, and ",
+                                                environment_.limits.max_exports,
+                                                " are under way, the limit max_exports")),
+      kNextExportSeconds);
+}
+
+absl::Status Session::CheckExport(const ExportCommand& command) const {
   if (command.format == ExportFormat::kPeft) {
-    if (planner_->options().enabled()) return ExportTask(command);
+    if (planner_->options().enabled()) return absl::OkStatus();
     return absl::FailedPreconditionError("the session has no adapter (preset off)");
   }
-  if (environment_.vault == nullptr) {
-    return absl::FailedPreconditionError(kNoVault);
-  }
+  if (environment_.vault == nullptr) return absl::FailedPreconditionError(kNoVault);
   if (command.store && !environment_.vault->has_store()) {
     return absl::FailedPreconditionError(kNoStore);
   }
-  return ExportTask(command);
+  return absl::OkStatus();
 }
 
 bool Session::StepRunning() {
@@ -1103,9 +1124,9 @@ void Session::BeginEnd(Ending ending) {
   ending_ = std::move(ending);
   switch (state_) {
     case State::kNew:
+    case State::kQueued:
     case State::kReceiving:
-    case State::kLoading:
-    case State::kQueued: return FinishEnd(0);
+    case State::kLoading: return FinishEnd(0);
     case State::kOpening: break;  // RowOpened or RowRefused goes on
     case State::kOpen: CloseRow(); break;
     case State::kClosing:

@@ -61,10 +61,13 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
     std::function<uint64_t()> random;
     // The manager's part. All but `release` are called with the session's mutex held and call
     // nothing back.
-    // Asks whether this session may open: at once, or once it is told so (Admitted).
-    std::function<absl::StatusOr<Admission>(const Session*)> admit;
+    // Asks whether this session may open: at once, or, if it may wait, once it is told so
+    // (Admitted). One that may not wait is refused unless a row is free for it.
+    std::function<absl::StatusOr<Admission>(const Session*, bool may_wait)> admit;
     // Until a row may come free; nothing where that is unknown.
     std::function<std::optional<double>()> seconds_to_row;
+    // A place among the exports that clients may have under way; null when there is none.
+    std::function<ExportPlace()> take_export_place;
     // Asks whether this session's tenant has tokens left.
     std::function<absl::Status(const Session*)> check_tokens;
     // The tenant's tokens that its row took.
@@ -105,9 +108,9 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
  private:
   enum class State {
     kNew,        // no command yet
+    kQueued,     // waits for its turn to have a row
     kReceiving,  // waits for its client's snapshot
     kLoading,    // waits for the vault
-    kQueued,     // waits for its turn to have a row
     kOpening,    // waits for its row
     kOpen,
     kClosing,  // waits for its row to be free
@@ -150,13 +153,16 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   void Receive(uint64_t request_id, SessionCommand command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Open(uint64_t request_id, const SessionCommand& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status ResolveOpen(const OpenCommand& open) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  absl::Status BeginResume(const OpenCommand& open) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status CheckResume(const OpenCommand& open) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Gets the snapshot: from the store, or part by part from the client.
+  void Load() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status Restore(const SessionCommand& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void OnLoaded(const absl::StatusOr<std::string>& plain);
   absl::Status Resume(absl::string_view plain) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void TakeRow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Its turn to have a row has come.
   void BeginOpening() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void OpenRow(const RowOptions& options);
+  void OpenRow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status CheckAcceptable(uint64_t request_id, const SessionCommand& command) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   size_t outstanding() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
@@ -200,6 +206,7 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   bool Step(ExportTask& task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::StatusOr<Task> MakeExport(const ExportCommand& command) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status CheckExport(const ExportCommand& command) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status BeginAdapt(const AdaptCommand& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ExtendGeneration() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Advance(GenerateTask& task, uint64_t horizon) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -314,8 +321,10 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   SamplingWishes sampling_wishes_ ABSL_GUARDED_BY(mu_);
   SamplingOptions sampling_ ABSL_GUARDED_BY(mu_);
   std::optional<RowPlanner> planner_ ABSL_GUARDED_BY(mu_);
-  // Of a snapshot that the client sends: how large it is, and what is there.
+  // What it resumes from, as `open` has named it: a token, or so many bytes that the client sends.
+  std::string resume_token_ ABSL_GUARDED_BY(mu_);
   uint64_t snapshot_bytes_ ABSL_GUARDED_BY(mu_) = 0;
+  // The bytes that are there.
   std::string snapshot_ ABSL_GUARDED_BY(mu_);
   // Until the row is there: what it goes on from.
   std::shared_ptr<const RowState> restore_ ABSL_GUARDED_BY(mu_);

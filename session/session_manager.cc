@@ -17,6 +17,8 @@ namespace {
 // How often sessions are looked at, and how closely at most.
 constexpr double kTickSeconds = 1;
 constexpr double kLeastTickSeconds = 0.001;
+// One is copied and encoded while another is sealed and stored.
+constexpr int kHandOversAtOnce = 2;
 
 }  // namespace
 
@@ -37,8 +39,10 @@ SessionManager::SessionManager(Options options, Engine* engine, const Clock* clo
           .default_sampling = std::move(options.default_sampling),
           .vault = options.vault,
           .random = std::move(options.random),
-          .admit = [this](const Session* session) { return Admit(session); },
+          .admit = [this](const Session* session,
+                          bool may_wait) { return Admit(session, may_wait); },
           .seconds_to_row = [this] { return SecondsToRow(); },
+          .take_export_place = [this] { return TakeExportPlace(); },
           .check_tokens = [this](const Session* session) { return CheckTokens(session); },
           .spend_tokens = [this](const Session* session,
                                  uint64_t tokens) { SpendTokens(session, tokens); },
@@ -64,7 +68,33 @@ void SessionManager::StartDrain(double deadline_unix_seconds) {
 }
 
 void SessionManager::HandOverAll() {
-  for (const auto& session : Sessions()) session->HandOver();
+  std::vector<std::shared_ptr<Session>> all = Sessions();
+  {
+    MutexLock lock(&mu_);
+    to_leave_ = std::move(all);
+  }
+  HandOverMore();
+}
+
+void SessionManager::HandOverMore() {
+  hand_overs_.Add([this] {
+    while (const std::shared_ptr<Session> next = TakeNextLeaving()) next->HandOver();
+  });
+  hand_overs_.Run();
+}
+
+std::shared_ptr<Session> SessionManager::TakeNextLeaving() {
+  MutexLock lock(&mu_);
+  while (!to_leave_.empty() && leaving_ < kHandOversAtOnce) {
+    std::shared_ptr<Session> next = std::move(to_leave_.back());
+    to_leave_.pop_back();
+    const auto found = sessions_.find(next.get());
+    if (found == sessions_.end()) continue;
+    found->second.leaves = true;
+    ++leaving_;
+    return next;
+  }
+  return nullptr;
 }
 
 void SessionManager::EndAll() {
@@ -132,10 +162,18 @@ SamplingOptions SessionManager::DefaultSampling() const {
   return ResolveSampling({}, {}, environment_.default_sampling, 0).value_or(SamplingOptions{});
 }
 
-absl::StatusOr<Admission> SessionManager::Admit(const Session* session) {
+absl::StatusOr<Admission> SessionManager::Admit(const Session* session, bool may_wait) {
   MutexLock lock(&mu_);
   MAYFLY_RETURN_IF_ERROR(CheckPlace(session));
   const double wait = environment_.limits.admission_wait_seconds;
+  if (!may_wait && (waiting_.size() > 0 || !has_free_row())) {
+    environment_.metrics->rejected_no_row.Increment();
+    return WithRetryAfter(
+        absl::ResourceExhaustedError(absl::StrCat(
+            "all ", environment_.engine->info().rows,
+            " rows are taken, and a snapshot that its client sends does not ", "wait for one")),
+        SecondsToRowOrWait());
+  }
   const bool now = wait == 0 || (waiting_.size() == 0 && has_free_row());
   if (!now && waiting_.size() >= static_cast<size_t>(environment_.limits.max_waiting_sessions)) {
     environment_.metrics->rejected_queue_full.Increment();
@@ -176,6 +214,14 @@ absl::Status SessionManager::CheckPlace(const Session* session) const {
       "the tenant has ", admitted, " sessions, the limit max_sessions_per_tenant is ", limit));
 }
 
+ExportPlace SessionManager::TakeExportPlace() {
+  if (exports_.fetch_add(1) < environment_.limits.max_exports) {
+    return ExportPlace(&exports_, [this](const void*) { --exports_; });
+  }
+  --exports_;
+  return nullptr;
+}
+
 std::optional<double> SessionManager::SecondsToRow() const {
   MutexLock lock(&mu_);
   return forecast_.SecondsToRow(waiting_.size());
@@ -209,6 +255,7 @@ void SessionManager::Release(const Session* session, bool had_row) {
   // Destroyed, if this was its last owner, once the mutex is free.
   const Entry entry = Remove(session, had_row);
   if (entry.has_row) AdmitWaiting();
+  if (entry.leaves) HandOverMore();
 }
 
 SessionManager::Entry SessionManager::Remove(const Session* session, bool had_row) {
@@ -219,6 +266,7 @@ SessionManager::Entry SessionManager::Remove(const Session* session, bool had_ro
   sessions_.erase(found);
   if (waiting_.Remove(session)) EndWaiting(&entry);
   if (entry.has_row) --rows_taken_;
+  if (entry.leaves) --leaving_;
   if (had_row) forecast_.OnRelease(environment_.clock->Now());
   if (!entry.admitted) return entry;
   const auto tenant = admitted_by_tenant_.find(session->client().tenant);

@@ -8,6 +8,7 @@
 // it is over, so the engine, whose answer is the last word, never lacks a row for it, and nobody
 // overtakes those that wait. Without one it asks the engine, which then refuses.
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -58,7 +59,7 @@ class SessionManager {
   // at the deadline are ended by EndAll. Safe to call twice.
   void StartDrain(double deadline_unix_seconds);
   // Ends every session with UNAVAILABLE, as soon as it lies in the store if there is one
-  // (Session::HandOver).
+  // (Session::HandOver). A few at a time, since each is copied on its way.
   void HandOverAll();
   // Ends every session with UNAVAILABLE, now.
   void EndAll();
@@ -91,11 +92,14 @@ class SessionManager {
     bool admitted = false;
     // Has a row, or has asked the engine for one.
     bool has_row = false;
+    // Is being handed over.
+    bool leaves = false;
     // Since when it waits for a row, if it does.
     std::optional<TimePoint> waits_since;
   };
 
-  absl::StatusOr<Admission> Admit(const Session* session);
+  absl::StatusOr<Admission> Admit(const Session* session, bool may_wait);
+  ExportPlace TakeExportPlace();
   absl::Status CheckPlace(const Session* session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::optional<double> SecondsToRow() const;
   double SecondsToRowOrWait() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -108,6 +112,9 @@ class SessionManager {
   // The next one that gets a row; null when nobody waits or no row is free.
   std::shared_ptr<Session> TakeNextWaiting();
   void RefuseLateWaiters();
+  // Hands over as many as may be under way at once.
+  void HandOverMore();
+  std::shared_ptr<Session> TakeNextLeaving();
   // It waits no more.
   void EndWaiting(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool has_free_row() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
@@ -126,8 +133,14 @@ class SessionManager {
   int rows_taken_ ABSL_GUARDED_BY(mu_) = 0;
   AdmissionQueue waiting_ ABSL_GUARDED_BY(mu_);
   ReleaseForecast forecast_ ABSL_GUARDED_BY(mu_);
+  // Those that HandOverAll has found and that have not been told, and how many are on their way.
+  std::vector<std::shared_ptr<Session>> to_leave_ ABSL_GUARDED_BY(mu_);
+  int leaving_ ABSL_GUARDED_BY(mu_) = 0;
   // One after the other, however deep in each other's calls sessions end and begin.
   CallQueue admissions_;
+  CallQueue hand_overs_;
+
+  std::atomic<int> exports_{0};
 
   // Apart from the rest: asked for every token.
   mutable Mutex quota_mu_;

@@ -81,6 +81,8 @@ struct SessionLimits {
   int32_t outbox_events = 256;
   // A client that leaves its queue full for this long is let go; 0: never.
   double slow_reader_timeout_seconds = 60;
+  // Exports that clients may have under way at once: each holds a copy of its row.
+  int32_t max_exports = 4;
 };
 
 // ---- Commands ------------------------------------------------------------------------------

@@ -134,11 +134,12 @@ TEST(ConfigTest, LimitsAreSetByFlags) {
   const auto config = Parse({"--admission_wait=90s", "--max_waiting_sessions=7",
                              "--max_tokens_per_minute_per_tenant=5000", "--slow_reader_timeout=2m",
                              "--max_outstanding_commands=3", "--max_connection_age=1h",
-                             "--max_connection_age_grace=5m"});
+                             "--max_connection_age_grace=5m", "--max_exports=2"});
   ASSERT_THAT(config, IsOk());
   const SessionLimits& limits = config->sessions.limits;
   EXPECT_EQ(limits.admission_wait_seconds, 90);
   EXPECT_EQ(limits.max_waiting_sessions, 7);
+  EXPECT_EQ(limits.max_exports, 2);
   EXPECT_EQ(limits.max_tokens_per_minute_per_tenant, 5000);
   EXPECT_EQ(limits.slow_reader_timeout_seconds, 120);
   EXPECT_EQ(limits.max_outstanding_commands, 3);

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "session/retry_after.h"
 #include "session/session.h"
 #include "tests/session/session_fixture.h"
 #include "tests/support/fake_snapshot_vault.h"
@@ -474,6 +475,101 @@ TEST_F(SessionResumeTest, AnExportThatFailsOrIsCancelledLeavesTheSessionAsItWas)
   RunAll(client);
   EXPECT_THAT(client.ErrorOf(cancelled), HasCode(StatusCode::kCancelled));
   EXPECT_EQ(client.Text(), "cde");
+}
+
+// ---- Copies of rows are few ------------------------------------------------------------------
+
+TEST_F(SessionResumeTest, NoMoreExportsThanAllowedAreUnderWay) {
+  SessionManager::Options options = With(&vault_);
+  options.limits.max_exports = 1;
+  SessionManager manager(options, &engine_, &clock_, &log_, &metrics_);
+  SessionClient first(&manager), second(&manager);
+  Open(first, SmallChunks());
+  Open(second, SmallChunks());
+  first.Send(ExportCommand{ExportFormat::kSnapshot, true});
+  engine_.RunUntilIdle();  // it waits for the vault
+  const uint64_t refused = second.Send(ExportCommand{ExportFormat::kPeft});
+  RunAll(second);
+  EXPECT_THAT(second.ErrorOf(refused),
+              StatusIs(StatusCode::kResourceExhausted, HasSubstr("the limit max_exports")));
+  EXPECT_EQ(RetryAfterSeconds(second.ErrorOf(refused)), 1);
+  RunAll(first);
+  const uint64_t taken = second.Send(ExportCommand{ExportFormat::kPeft});
+  RunAll(second);
+  EXPECT_THAT(second.All<ExportedEvent>(taken), SizeIs(2));
+  first.Close();
+  second.Close();
+  RunAll(first);
+}
+
+TEST_F(SessionResumeTest, SessionsAreHandedOverAFewAtATime) {
+  FakeEngine engine{{.rows = 5}};
+  SessionManager manager(With(&vault_), &engine, &clock_, &log_, &metrics_);
+  std::vector<std::unique_ptr<SessionClient>> clients;
+  for (int i = 0; i < 5; ++i) {
+    clients.push_back(std::make_unique<SessionClient>(&manager));
+    clients.back()->Send(SmallChunks());
+    engine.RunUntilIdle();
+  }
+  manager.StartDrain(0);
+  manager.HandOverAll();
+  for (int left = 5; left > 0; --left) {
+    engine.RunUntilIdle();
+    EXPECT_EQ(vault_.waiting(), static_cast<size_t>(std::min(left, 2)));
+    vault_.Step();
+  }
+  engine.RunUntilIdle();
+  EXPECT_EQ(manager.open_sessions(), 0);
+  for (const auto& client : clients) {
+    client->ReadAll();
+    EXPECT_NE(TokenOf(*client), "");
+  }
+}
+
+TEST_F(SessionResumeTest, ASnapshotThatItsClientSendsNeedsARowFirst) {
+  SessionManager::Options options = With(&vault_);
+  options.limits.admission_wait_seconds = 60;
+  SessionManager manager(options, &engine_, &clock_, &log_, &metrics_);
+  OpenCommand open;
+  open.snapshot_bytes = 100;
+  SessionClient first(&manager), second(&manager), third(&manager);
+  first.Send(open);
+  second.Send(open);
+  third.Send(open);
+  EXPECT_FALSE(first.final_status());
+  EXPECT_FALSE(second.final_status());
+  third.ReadAll();
+  EXPECT_THAT(*third.final_status(),
+              StatusIs(StatusCode::kResourceExhausted, HasSubstr("all 2 rows are taken")));
+  first.Close();
+  second.Close();
+}
+
+TEST_F(SessionResumeTest, ATokenWaitsForARowBeforeItsSnapshotIsLoaded) {
+  SessionClient before(&manager_);
+  before.Send(SmallChunks());
+  const std::string token = Store(before);
+  SessionManager::Options options = With(&vault_);
+  options.limits.admission_wait_seconds = 60;
+  FakeEngine engine{{.rows = 1}};
+  SessionManager manager(options, &engine, &clock_, &log_, &metrics_);
+  SessionClient first(&manager), waiter(&manager);
+  first.Send(SmallChunks());
+  engine.RunUntilIdle();
+  OpenCommand open;
+  open.resume_token = token;
+  waiter.Send(open);
+  EXPECT_EQ(vault_.waiting(), 0u);
+  first.Close();
+  engine.RunUntilIdle();
+  EXPECT_EQ(vault_.waiting(), 1u);
+  vault_.RunUntilIdle();
+  engine.RunUntilIdle();
+  waiter.ReadAll();
+  ASSERT_THAT(waiter.All<OpenedEvent>(), SizeIs(1));
+  EXPECT_TRUE(waiter.All<OpenedEvent>()[0].resumed);
+  waiter.Close();
+  engine.RunUntilIdle();
 }
 
 // ---- Refusals --------------------------------------------------------------------------------
