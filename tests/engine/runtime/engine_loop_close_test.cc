@@ -1,9 +1,11 @@
 // Every way in which a session can end leaves its row as it was before: zero, free and good for the
 // next one.
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -325,6 +327,70 @@ TEST_F(EngineLoopCloseTest, NoKeysOfASessionStayInTheBaseRowThatOthersGoOnUsing)
   }
   second.Close();
   EXPECT_TRUE(engine_.IsZero());
+}
+
+// All bytes of all pools.
+std::vector<std::string_view> Pools(const TinyEngine& engine) {
+  std::vector<std::string_view> pools;
+  const auto add = [&](const at::Tensor& tensor) {
+    EXPECT_TRUE(tensor.is_contiguous());
+    pools.emplace_back(static_cast<const char*>(tensor.data_ptr()), tensor.nbytes());
+  };
+  for (int64_t row = 0; row <= engine.kv().base_row(); ++row) {
+    add(engine.kv().AllKeys(row));
+    add(engine.kv().AllValues(row));
+    if (row == engine.kv().base_row()) continue;
+    const AdapterState state = engine.adapters().State(row);
+    for (const at::Tensor* tensor : {&state.serving, &state.shadow, &state.master, &state.moment1,
+                                     &state.moment2, &state.checkpoint}) {
+      add(*tensor);
+    }
+  }
+  return pools;
+}
+
+// Numbers of the row that stand together.
+std::vector<std::string> Traces(const RowState& state) {
+  constexpr size_t kBytes = 16, kEvery = 256;
+  std::vector<std::string> traces;
+  for (const TensorBytes& tensor : state.tensors) {
+    for (size_t at = 0; at + kBytes <= tensor.bytes.size(); at += kEvery) {
+      std::string trace = tensor.bytes.substr(at, kBytes);
+      if (trace != std::string(kBytes, '\0')) traces.push_back(std::move(trace));
+    }
+  }
+  return traces;
+}
+
+size_t Found(const std::vector<std::string>& traces, const TinyEngine& engine) {
+  const std::vector<std::string_view> pools = Pools(engine);
+  return static_cast<size_t>(std::count_if(traces.begin(), traces.end(), [&](const auto& trace) {
+    return std::any_of(pools.begin(), pools.end(), [&](std::string_view pool) {
+      return pool.find(trace) != std::string_view::npos;
+    });
+  }));
+}
+
+TEST_F(EngineLoopCloseTest, NothingOfASessionIsFoundInAnyPoolWhileOthersLive) {
+  // Without common tokens, whose first layer would be common too.
+  const auto half = [](bool upper) {
+    std::vector<TokenId> tokens = RandomTokens(32, 1);
+    for (TokenId& token : tokens) token = token / 2 + (upper ? kTinyVocabulary / 2 : 0);
+    return tokens;
+  };
+  TestRow neighbour(&engine_, Spec(4, 1));
+  neighbour.Prefill(half(false));
+  neighbour.Update(neighbour.Lesson(16, 16));
+  TestRow row(&engine_, Spec(4, 42));
+  row.Prefill(half(true), true, /*score_base=*/true);
+  row.Update(row.Lesson(16, 16));
+  const std::vector<std::string> traces = Traces(*row.Export());
+  const std::vector<std::string> others = Traces(*neighbour.Export());
+  EXPECT_GT(traces.size(), 100u);
+  EXPECT_EQ(Found(traces, engine_), traces.size());
+  row.Close();
+  EXPECT_EQ(Found(traces, engine_), 0u);
+  EXPECT_EQ(Found(others, engine_), others.size());
 }
 
 TEST_F(EngineLoopCloseTest, AComparisonThatItsSessionLeftIsNotWaitedFor) {

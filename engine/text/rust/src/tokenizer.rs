@@ -25,6 +25,10 @@ impl Tokenizer {
         // Files may ask for padding or truncation of batches; a stream wants all its tokens.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| error.to_string())?;
+        // The library remembers words of every text that it has seen, for as long as it lives.
+        let mut model = inner.get_model().clone();
+        model.resize_cache(0);
+        inner.with_model(model);
 
         let decoder =
             serde_json::to_value(inner.get_decoder()).map_err(|error| error.to_string())?;

@@ -1,0 +1,270 @@
+// Sessions of every kind, ended in every way at any moment, on the real engine behind the real
+// server. Afterwards nothing may be left of them: no row, no byte, no descriptor, no thread.
+//
+// MAYFLY_CHAOS_SESSIONS and MAYFLY_CHAOS_SEED: how many, and which.
+
+#include <malloc.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "gmock/gmock.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "grpcpp/create_channel.h"
+#include "gtest/gtest.h"
+#include "server/server.h"
+#include "server/snapshots/sealing_vault.h"
+#include "tests/chaos/chaos_engine.h"
+#include "tests/chaos/life.h"
+#include "tests/support/eventually.h"
+#include "tests/support/fake_clock.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/temp_dir.h"
+
+namespace mayfly {
+namespace {
+
+constexpr int kRows = 8;
+// More than there are rows, so that some wait and some are refused.
+constexpr int kLivesAtOnce = 16;
+constexpr uint64_t kSessions = 300;
+// Before anything is measured: fills what is filled once, thread pools, arenas and caches.
+constexpr uint64_t kWarmUp = 200;
+// The server's seconds between two looks at its sessions.
+constexpr double kTickSeconds = 0.2;
+
+uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
+  const char* const text = std::getenv(name);
+  uint64_t value = 0;
+  return text != nullptr && absl::SimpleAtoi(text, &value) ? value : otherwise;
+}
+
+uint64_t StatusField(absl::string_view name) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (!absl::StartsWith(line, name)) continue;
+    const std::vector<std::string> words =
+        absl::StrSplit(line, absl::ByAnyChar(" \t:"), absl::SkipEmpty());
+    uint64_t value = 0;
+    if (absl::SimpleAtoi(words.at(1), &value)) return value;
+  }
+  return 0;
+}
+
+uint64_t Observations(const Histogram& histogram) {
+  uint64_t count = 0;
+  for (size_t i = 0; i <= histogram.bounds().size(); ++i) count += histogram.bucket(i);
+  return count;
+}
+
+// What the process holds.
+struct Holdings {
+  uint64_t threads = 0;
+  uint64_t descriptors = 0;
+  uint64_t resident_kb = 0;
+
+  static Holdings Now() {
+    malloc_trim(0);
+    const std::filesystem::directory_iterator descriptors("/proc/self/fd");
+    return {StatusField("Threads"),
+            static_cast<uint64_t>(std::distance(begin(descriptors), end(descriptors))),
+            StatusField("VmRSS")};
+  }
+};
+
+class ChaosTest : public testing::Test {
+ protected:
+  ChaosTest() {
+    dir_.Write("keys", std::string(64, '7') + "\n");
+    std::filesystem::create_directory(dir_ / "store");
+    Config config = ServerConfig();
+    vault_ = *SealingVault::Create(config.snapshots, &wall_clock_, &log_);
+    auto server = Server::Start(config, {.engine = &engine_->engine(),
+                                         .engine_metrics = &engine_->metrics(),
+                                         .clock = &clock_,
+                                         .logger = &log_,
+                                         .vault = vault_.get()});
+    EXPECT_THAT(server, IsOk());
+    server_ = *std::move(server);
+    world_.address = server_->address();
+    world_.channel = SmallWindowChannel();
+    world_.legacy = &legacy_;
+    world_.pass = [this](double seconds) { WaitFor(seconds); };
+    ticker_ = std::thread([this] { TickUntilStopped(); });
+  }
+  ~ChaosTest() override {
+    {
+      std::lock_guard lock(tick_mutex_);
+      stopped_ = true;
+    }
+    ticked_.notify_all();
+    ticker_.join();
+    server_->Stop();
+    engine_.reset();
+    vault_.reset();
+  }
+
+  Config ServerConfig() const {
+    auto config = ParseConfig(
+        {"--model=/none", "--listen=127.0.0.1:0",
+         "--http_listen=", "--health_listen=", "--log_level=error", "--max_generate_tokens=1000000",
+         "--chunk_tokens=16", "--context_tokens=16", "--rank=4", "--idle_timeout=30s",
+         "--slow_reader_timeout=20s", "--admission_wait=60s", "--max_waiting_sessions=12",
+         absl::StrCat("--snapshot_key_file=", dir_ / "keys"),
+         absl::StrCat("--snapshot_store=", dir_ / "store")},
+        {});
+    EXPECT_THAT(config, IsOk());
+    config->sessions.limits.outbox_events = 16;
+    return *config;
+  }
+
+  // Its transport takes little ahead of its reader, so that who does not read is soon found out.
+  std::shared_ptr<grpc::Channel> SmallWindowChannel() const {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 4 << 10);
+    return grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(),
+                                     arguments);
+  }
+
+  // The server's time: it passes a hundred times faster than ours, so that timeouts come soon.
+  void TickUntilStopped() {
+    std::unique_lock lock(tick_mutex_);
+    while (!stopped_) {
+      clock_.Advance(kTickSeconds);
+      passed_seconds_ += kTickSeconds;
+      lock.unlock();
+      ticked_.notify_all();
+      server_->Tick();
+      lock.lock();
+      ticked_.wait_for(lock, std::chrono::milliseconds(2), [this] { return stopped_; });
+    }
+  }
+  void WaitFor(double seconds) {
+    std::unique_lock lock(tick_mutex_);
+    const double end = passed_seconds_ + seconds;
+    ticked_.wait(lock, [&] { return passed_seconds_ >= end; });
+  }
+
+  // Lives the lives of seeds [first, last), some at once, and waits until nothing is left of them.
+  void LiveAll(uint64_t seed, uint64_t first, uint64_t last) {
+    std::atomic<uint64_t> next = first;
+    std::vector<std::thread> threads;
+    for (int i = 0; i < kLivesAtOnce; ++i) {
+      threads.emplace_back([&] {
+        for (uint64_t life = next++; life < last; life = next++) {
+          ++ways_[static_cast<size_t>(Live(world_, seed * 1'000'003 + life))];
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_TRUE(Eventually([&] { return server_->idle(); }));
+  }
+
+  uint64_t Closed() const {
+    uint64_t closed = 0;
+    for (const Counter& counter : server_->session_metrics().closed) closed += counter.value();
+    return closed;
+  }
+  uint64_t Handled() const {
+    uint64_t handled = 0;
+    const auto session = static_cast<size_t>(RpcMethod::kSession);
+    for (const Counter& counter : server_->server_metrics().handled[session]) {
+      handled += counter.value();
+    }
+    return handled;
+  }
+
+  bool Serving() const {
+    grpc::health::v1::HealthCheckResponse response;
+    grpc::ClientContext context;
+    const auto health = grpc::health::v1::Health::NewStub(world_.channel);
+    return health->Check(&context, {}, &response).ok() &&
+           response.status() == grpc::health::v1::HealthCheckResponse::SERVING;
+  }
+
+  void ExpectNothingLeft() const {
+    EXPECT_EQ(engine_->engine().free_rows(), kRows);
+    EXPECT_TRUE(engine_->IsZero());
+    const SessionMetrics& metrics = server_->session_metrics();
+    EXPECT_TRUE(Eventually([&] { return Handled() == Closed(); }));
+    EXPECT_EQ(Observations(metrics.duration_seconds), metrics.opened.value());
+    EXPECT_EQ(metrics.active.value(), 0);
+    EXPECT_EQ(metrics.admission_waiting.value(), 0);
+    EXPECT_EQ(metrics.requests_running.value(), 0);
+    EXPECT_EQ(metrics.requests_waiting.value(), 0);
+    EXPECT_EQ(metrics.lag_chunks.value(), 0);
+    EXPECT_EQ(metrics.learning.value(), 0);
+    EXPECT_TRUE(Eventually([&] { return metrics.outbox_events.value() == 0; }));
+    EXPECT_TRUE(Serving());
+  }
+
+  const Logger log_{LogLevel::kError, LogFormat::kText};
+  const SystemWallClock wall_clock_;
+  FakeClock clock_;
+  TempDir dir_;
+  std::unique_ptr<ChaosEngine> engine_ = CreateChaosEngine(kRows);
+  std::unique_ptr<SealingVault> vault_;
+  std::unique_ptr<Server> server_;
+  Legacy legacy_;
+  World world_;
+  std::array<std::atomic<uint64_t>, kWaysOut> ways_ = {};
+
+  std::mutex tick_mutex_;
+  std::condition_variable ticked_;
+  double passed_seconds_ = 0;
+  bool stopped_ = false;
+  std::thread ticker_;
+};
+
+TEST_F(ChaosTest, NothingIsLeftOfSessionsHoweverTheyEnd) {
+  const uint64_t sessions = FromEnvironment("MAYFLY_CHAOS_SESSIONS", kSessions);
+  const uint64_t seed = FromEnvironment("MAYFLY_CHAOS_SEED", 1);
+  SCOPED_TRACE(absl::StrCat("MAYFLY_CHAOS_SEED=", seed, " MAYFLY_CHAOS_SESSIONS=", sessions));
+
+  LiveAll(seed, 0, kWarmUp);
+  ExpectNothingLeft();
+  const Holdings before = Holdings::Now();
+  LiveAll(seed, kWarmUp, kWarmUp + sessions);
+  ExpectNothingLeft();
+
+  Holdings after;
+  EXPECT_TRUE(Eventually([&] {
+    after = Holdings::Now();
+    return after.threads <= before.threads && after.descriptors <= before.descriptors;
+  }));
+  EXPECT_LE(after.resident_kb, before.resident_kb * 1.02);
+  const SessionMetrics& metrics = server_->session_metrics();
+  std::printf(
+      "%lu streams, %lu opened, %lu of them resumed; threads %lu to %lu, descriptors %lu to %lu, "
+      "resident %.1f to %.1f MB\n",
+      Closed(), metrics.opened.value(), legacy_.resumed.load(), before.threads, after.threads,
+      before.descriptors, after.descriptors, before.resident_kb / 1e3, after.resident_kb / 1e3);
+  for (size_t i = 0; i < metrics.closed.size(); ++i) {
+    std::printf("  %s %lu\n", CloseReasonName(static_cast<CloseReason>(i)),
+                metrics.closed[i].value());
+  }
+  // Without these the test would show little.
+  EXPECT_GT(legacy_.resumed, 0u);
+  for (const CloseReason reason :
+       {CloseReason::kClosed, CloseReason::kHalfClosed, CloseReason::kCancelled,
+        CloseReason::kDeadline, CloseReason::kTerminated, CloseReason::kIdle, CloseReason::kNoRow,
+        CloseReason::kInvalid, CloseReason::kSlowReader}) {
+    EXPECT_GT(metrics.closed[static_cast<size_t>(reason)].value(), 0u) << CloseReasonName(reason);
+  }
+}
+
+}  // namespace
+}  // namespace mayfly
