@@ -66,6 +66,10 @@ ClientMetric Value(const Histogram& histogram, Labels labels = {}) {
   return metric;
 }
 
+Values Attempts(const SessionMetrics::Attempts& attempts) {
+  return {Value(attempts.ok, {{"outcome", "ok"}}), Value(attempts.failed, {{"outcome", "failed"}})};
+}
+
 // One value for each name, in order.
 template <size_t n>
 Values Each(const char* label, const std::array<const char*, n>& names,
@@ -159,8 +163,7 @@ std::vector<Metric> Table() {
        READ(Value(from.sessions.duration_seconds))},
       {"mayfly_admission_rejected_total", kCounter,
        "Streams refused before they had a row: none was free or came free in time, too many "
-       "waited, "
-       "their tenant had its share, or the server was draining.",
+       "waited, their tenant had its share, or the server was draining.",
        READ(Value(from.sessions.rejected_no_row, {{"reason", "no_row"}}),
             Value(from.sessions.rejected_wait, {{"reason", "wait"}}),
             Value(from.sessions.rejected_queue_full, {{"reason", "queue_full"}}),
@@ -193,8 +196,7 @@ std::vector<Metric> Table() {
        READ(Value(from.sessions.time_to_first_token_seconds))},
       {"mayfly_inter_token_latency_seconds", kHistogram,
        "Gaps between the tokens of one generation, by whether an update was in flight: the price "
-       "of "
-       "learning.",
+       "of learning.",
        READ(Value(from.sessions.inter_token_seconds_training, {{"training", "on"}}),
             Value(from.sessions.inter_token_seconds_idle, {{"training", "off"}}))},
       {"mayfly_request_duration_seconds", kHistogram, "From a command's arrival to its last event.",
@@ -209,6 +211,14 @@ std::vector<Metric> Table() {
       {"mayfly_requests_refused_total", kCounter,
        "Commands refused in an open stream: their tenant had no tokens left.",
        READ(Value(from.sessions.token_quota_refused, {{"reason", "token_quota"}}))},
+      {"mayfly_exports_total", kCounter, "Exports that clients asked for, by outcome.",
+       READ_ALL(Attempts(from.sessions.exports))},
+      {"mayfly_resumes_total", kCounter,
+       "Streams that asked to go on from a snapshot, by whether they do.",
+       READ_ALL(Attempts(from.sessions.resumes))},
+      {"mayfly_hand_overs_total", kCounter,
+       "Sessions left at the end of a drain, by whether they lie in the store for others.",
+       READ_ALL(Attempts(from.sessions.hand_overs))},
       {"mayfly_request_finished_total", kCounter, "Generations that ended, by what ended them.",
        READ_ALL(Each<4>("reason", {"stop", "length", "eos", "cancelled"},
                         from.sessions.generations_finished))},
@@ -248,8 +258,7 @@ std::vector<Metric> Table() {
        READ(Value(from.sessions.chunks_deferred))},
       {"mayfly_adapter_chunks_skipped_total", kCounter,
        "Chunks given up unlearned, by what stood against it: latency, as they had waited for "
-       "longer "
-       "than their session's window and updates allow.",
+       "longer than their session's window and updates allow.",
        READ(Value(from.sessions.chunks_skipped, {{"reason", "latency"}}))},
       {"mayfly_adapter_nll_gain", kHistogram,
        "How much better an adapter predicts a chunk than the frozen base does, before the chunk is "

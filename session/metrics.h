@@ -40,6 +40,15 @@ struct SessionMetrics {
   Histogram queue_seconds{LatencyBounds()};
   Gauge requests_running;
   Gauge requests_waiting;
+  // What moves sessions: exports that clients asked for, opens that resume, and hand-overs at the
+  // end of a drain.
+  struct Attempts {
+    Counter ok;
+    Counter failed;
+  };
+  Attempts exports;
+  Attempts resumes;
+  Attempts hand_overs;
   // By FinishReason.
   std::array<Counter, 4> generations_finished;
   // By UpdateOutcome.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -237,7 +238,8 @@ void Session::Receive(uint64_t request_id, SessionCommand command) {
 }
 
 absl::Status Session::CheckAcceptable(uint64_t request_id, const SessionCommand& command) const {
-  if (state_ == State::kClosing || state_ == State::kOver || half_closed_ || leaving_) {
+  if (leaving_) return absl::UnavailableError(kMoves);
+  if (state_ == State::kClosing || state_ == State::kOver || half_closed_) {
     return absl::FailedPreconditionError("the session is closing and takes no more commands");
   }
   if (std::holds_alternative<OpenCommand>(command) ||
@@ -281,23 +283,22 @@ void Session::Open(uint64_t request_id, const SessionCommand& command) {
     return BeginEnd({CloseReason::kInvalid, std::move(status)});
   }
   label_ = open->label;
-  const bool resumes = !open->resume_token.empty() || open->snapshot_bytes > 0;
-  absl::Status resolved = resumes ? CheckResume(*open) : ResolveOpen(*open);
-  if (!resolved.ok()) return BeginEnd({CloseReason::kInvalid, std::move(resolved)});
   resume_token_ = open->resume_token;
   snapshot_bytes_ = open->snapshot_bytes;
+  absl::Status resolved = resumes() ? CheckResume() : ResolveOpen(*open);
+  if (!resolved.ok()) return BeginEnd({CloseReason::kInvalid, std::move(resolved)});
   TakeRow();
 }
 
-absl::Status Session::CheckResume(const OpenCommand& open) const {
+absl::Status Session::CheckResume() const {
   const SnapshotVault* const vault = environment_.vault;
   if (vault == nullptr) return absl::FailedPreconditionError(kNoVault);
-  if (open.snapshot_bytes == 0) {
+  if (snapshot_bytes_ == 0) {
     return vault->has_store() ? absl::OkStatus() : absl::FailedPreconditionError(kNoStore);
   }
   const uint64_t limit = environment_.engine->info().row_bytes.total() + kMaxSnapshotExtra;
-  if (open.snapshot_bytes <= limit) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("snapshot_bytes is ", open.snapshot_bytes,
+  if (snapshot_bytes_ <= limit) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("snapshot_bytes is ", snapshot_bytes_,
                                                  ", a row's snapshot has at most ", limit));
 }
 
@@ -382,7 +383,6 @@ absl::Status Session::Resume(absl::string_view plain) {
   window_broken_ = snapshot.window_broken;
   planner_.emplace(snapshot.planner, window_tokens_, engine.max_update_tokens);
   restore_ = std::move(snapshot.row);
-  resumed_ = true;
   return absl::OkStatus();
 }
 
@@ -753,6 +753,7 @@ void Session::On(WorkId, RowOpened& opened) {
   opened_ = Now();
   environment_.metrics->opened.Increment();
   environment_.metrics->active.Add(1);
+  if (resumes()) environment_.metrics->resumes.ok.Increment();
   environment_.logger->Info(
       "session_opened",
       {{"session", id_}, {"tenant", client_.tenant}, {"peer", client_.peer}, {"row", row_.row}});
@@ -763,7 +764,7 @@ void Session::On(WorkId, RowOpened& opened) {
                                              .window_tokens = window_tokens_,
                                              .seed = seed_,
                                              .reserved = opened.bytes,
-                                             .resumed = resumed_,
+                                             .resumed = resumes(),
                                              .stream_position = planner_->position(),
                                              .adapter_version = planner_->adapter_version()}});
   if (drain_deadline_) outbox_.Put({0, DrainingEvent{*drain_deadline_, {}}});
@@ -927,9 +928,12 @@ void Session::OnVault(WorkId id, absl::StatusOr<std::string> result) {
 }
 
 void Session::Leave(const absl::StatusOr<std::string>& token) {
+  SessionMetrics::Attempts& hand_overs = environment_.metrics->hand_overs;
   if (token.ok()) {
+    hand_overs.ok.Increment();
     outbox_.Put({0, DrainingEvent{drain_deadline_.value_or(0), *token}});
   } else {
+    hand_overs.failed.Increment();
     environment_.logger->Error(
         "hand_over_failed", {{"session", id_}, {"error", std::string(token.status().message())}});
   }
@@ -1099,6 +1103,10 @@ void Session::Answer(Body body) {
   const double seconds = Seconds(Now() - running_->arrived);
   if (RunningTask<AppendTask>()) metrics.append_seconds.Observe(seconds);
   if (RunningTask<GenerateTask>()) metrics.generate_seconds.Observe(seconds);
+  if (RunningTask<ExportTask>()) {
+    constexpr bool kFailed = std::is_same_v<Body, ErrorEvent>;
+    (kFailed ? metrics.exports.failed : metrics.exports.ok).Increment();
+  }
   metrics.requests_running.Add(-1);
   running_.reset();
 }
@@ -1150,6 +1158,7 @@ void Session::FinishEnd(uint64_t freed_bytes) {
   const char* reason = CloseReasonName(ending_->reason);
   SessionMetrics& metrics = *environment_.metrics;
   metrics.closed[static_cast<size_t>(ending_->reason)].Increment();
+  if (resumes() && !opened_) metrics.resumes.failed.Increment();
   if (opened_) {
     metrics.active.Add(-1);
     metrics.duration_seconds.Observe(Seconds(Now() - *opened_));

@@ -153,7 +153,10 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   void Receive(uint64_t request_id, SessionCommand command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Open(uint64_t request_id, const SessionCommand& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status ResolveOpen(const OpenCommand& open) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  absl::Status CheckResume(const OpenCommand& open) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool resumes() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    return !resume_token_.empty() || snapshot_bytes_ > 0;
+  }
+  absl::Status CheckResume() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Gets the snapshot: from the store, or part by part from the client.
   void Load() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status Restore(const SessionCommand& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -328,7 +331,6 @@ class Session final : public TokenSink, public std::enable_shared_from_this<Sess
   std::string snapshot_ ABSL_GUARDED_BY(mu_);
   // Until the row is there: what it goes on from.
   std::shared_ptr<const RowState> restore_ ABSL_GUARDED_BY(mu_);
-  bool resumed_ ABSL_GUARDED_BY(mu_) = false;
 
   // From RowOpened on.
   RowHandle row_ ABSL_GUARDED_BY(mu_);

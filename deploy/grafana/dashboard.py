@@ -206,6 +206,11 @@ ADMISSION = [
           (total("mayfly_sessions_closed_total", by="reason"), "{{reason}}"), stacked=True),
     graph("Waiting for a row", "Streams that found none free, whether they got one or not (`mayfly_admission_wait_seconds`).", "s",
           *quantiles("mayfly_admission_wait_seconds", (0.5, 0.95))),
+    graph("Sessions that move", "Exports, resumed streams and hand-overs at the end of a drain, by outcome (`mayfly_exports_total`, "
+          "`mayfly_resumes_total`, `mayfly_hand_overs_total`).", "ops",
+          (total("mayfly_exports_total", by="outcome"), "exports {{outcome}}"),
+          (total("mayfly_resumes_total", by="outcome"), "resumes {{outcome}}"),
+          (total("mayfly_hand_overs_total", by="outcome"), "hand-overs {{outcome}}")),
     graph("Commands refused", "In open streams, whose tenants had used their tokens (`mayfly_requests_refused_total`).", "ops",
           (total("mayfly_requests_refused_total", by="reason"), "{{reason}}")),
 ]

@@ -103,7 +103,10 @@ void Delivery::DeliverToken(Stream& stream, DeliveryItem& item, TokenProduced& p
 void Delivery::DeliverEnd(Stream& stream, const DeliveryItem& item, const GenerationEnded& ended) {
   if (stream.stopped && !ended.stop_confirmed) return;  // the loop will confirm the stop
   if (!stream.stopped) {
-    std::string rest = stream.matcher->Push(stream.decoder->Flush());
+    std::string rest;
+    if (ended.done.reason != FinishReason::kCancelled) {
+      rest = stream.matcher->Push(stream.decoder->Flush());
+    }
     rest += stream.matcher->Flush();
     if (!rest.empty()) item.sink->Offer({item.id, TextDelta{std::move(rest), {}}});
   }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <string_view>
 
 namespace mayfly {
 namespace {
@@ -9,15 +11,33 @@ namespace {
 // No character is made of more tokens than it has bytes.
 constexpr size_t kContextTokens = 4;
 
+bool ContinuesCharacter(std::string_view bytes) {
+  return !bytes.empty() && (static_cast<uint8_t>(bytes.front()) & 0xC0) == 0x80;
+}
+
 }  // namespace
 
 IncrementalDecoder::IncrementalDecoder(const Tokenizer* tokenizer, bool skip_special,
                                        std::span<const TokenId> context)
     : tokenizer_(tokenizer), skip_special_(skip_special) {
-  if (tokenizer_->joins_bytes()) return;
   const std::span<const TokenId> newest = context.last(std::min(context.size(), kContextTokens));
-  window_.assign(newest.begin(), newest.end());
-  returned_ = window_.size();
+  if (tokenizer_->joins_bytes()) {
+    for (const TokenId token : newest) Push(token);
+    return;
+  }
+  // Bytes whose character began before are judged wrongly without its beginning.
+  const auto begin = std::find_if_not(newest.begin(), newest.end(), [&](TokenId token) {
+    return ContinuesCharacter(tokenizer_->TokenBytes(token));
+  });
+  window_.assign(begin, newest.end());
+  // A character that the context begins has not been returned.
+  std::string bytes;
+  for (const TokenId token : window_) bytes += tokenizer_->TokenBytes(token);
+  const size_t whole = bytes.size() - IncompleteUtf8Suffix(bytes);
+  for (size_t length = 0; returned_ < window_.size(); ++returned_) {
+    length += tokenizer_->TokenBytes(window_[returned_]).size();
+    if (length > whole) break;
+  }
 }
 
 std::string IncrementalDecoder::Push(TokenId token) {

@@ -17,15 +17,16 @@ namespace mayfly {
 class IncrementalDecoder {
  public:
   // `tokenizer` must outlive the decoder. `context`: the newest tokens before the generation, whose
-  // text is not returned; with it, a sentencepiece-like tokenizer keeps the space before a first
-  // word.
+  // text is not returned, but for a character that they begin and the generation completes; with
+  // it, a sentencepiece-like tokenizer keeps the space before a first word.
   explicit IncrementalDecoder(const Tokenizer* tokenizer, bool skip_special = true,
                               std::span<const TokenId> context = {});
 
   // Returns the text that `token` completes; empty while a character is unfinished.
   std::string Push(TokenId token);
 
-  // The generation ends here: returns what was held back, an unfinished character as U+FFFD.
+  // The text ends here: returns what was held back, an unfinished character as U+FFFD. One that is
+  // cut off and may go on is not flushed: whoever goes on has its tokens as context.
   std::string Flush();
 
  private:

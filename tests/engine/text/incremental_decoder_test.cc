@@ -59,6 +59,21 @@ TEST_P(IncrementalDecoderTest, BrokenCharactersAreReplacedAsInTheWhole) {
   }
 }
 
+TEST_P(IncrementalDecoderTest, WhatIsCutOffAnywhereGoesOnWhereItWas) {
+  for (const auto& golden : golden_["texts"]) {
+    const Tokens tokens = golden["special_ids"];
+    for (size_t cut = 0; cut <= tokens.size(); ++cut) {
+      const auto middle = tokens.begin() + static_cast<std::ptrdiff_t>(cut);
+      IncrementalDecoder before(tokenizer_.get(), false);
+      std::string text;
+      for (auto token = tokens.begin(); token != middle; ++token) text += before.Push(*token);
+      IncrementalDecoder after(tokenizer_.get(), false, {tokens.begin(), middle});
+      for (auto token = middle; token != tokens.end(); ++token) text += after.Push(*token);
+      EXPECT_EQ(text + after.Flush(), golden["decoded"]) << "cut at " << cut;
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Tokenizers, IncrementalDecoderTest,
                          testing::Values("byte_level", "split_nfc", "sentencepiece", "smollm2"),
                          [](const auto& test) { return test.param; });
