@@ -71,6 +71,9 @@ class SessionStream {
   // Ends the session now, dropping what runs.
   absl::StatusOr<v1::Closed> Close();
 
+  // Reads to the stream's end, giving the listeners what comes, and returns its final status; never
+  // OK.
+  absl::Status AwaitEnd() { return EndStatus(); }
   bool ended() const;
 
  private:
