@@ -8,11 +8,27 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "client/document.h"
+#include "client/export_files.h"
 #include "client/human_format.h"
 #include "client/json_lines.h"
 #include "engine/base/status_macros.h"
 
 namespace mayfly::cli {
+namespace {
+
+absl::Status Export(ResumingSession& session, v1::ExportFormat format, const std::string& path) {
+  if (path.empty()) return absl::OkStatus();
+  const bool peft = format == v1::EXPORT_FORMAT_PEFT;
+  ExportFiles files(path, peft ? ExportFiles::Shape::kFolder : ExportFiles::Shape::kFile);
+  v1::Export request;
+  request.set_format(format);
+  const auto begin = [&] { files.Begin(); };
+  const auto write = [&](const v1::Exported& part) { return files.Write(part); };
+  MAYFLY_RETURN_IF_ERROR(session.Export(request, begin, write).status());
+  return files.Keep();
+}
+
+}  // namespace
 
 void UpdateCount::Add(const v1::Update& update) {
   ++all;
@@ -40,17 +56,34 @@ absl::Status ExplainStatus(const absl::Status& status, absl::string_view address
                    status.message(), ")"));
 }
 
-absl::StatusOr<std::unique_ptr<SessionStream>> OpenSession(const OutputFlags& flags,
-                                                           const Environment& env,
-                                                           const v1::Open& open,
-                                                           SessionStream::Listeners listeners) {
-  MAYFLY_ASSIGN_OR_RETURN(const auto channel, Connect(flags, env));
-  auto session = SessionStream::Open(channel, open, std::move(listeners));
-  if (!session.ok()) return ExplainStatus(session.status(), ServerAddress(flags, env));
+absl::StatusOr<std::unique_ptr<ResumingSession>> OpenSession(const OutputFlags& flags,
+                                                             const KeepFlags& keep,
+                                                             const Environment& env,
+                                                             const v1::Open& open,
+                                                             SessionStream::Listeners listeners) {
+  MAYFLY_RETURN_IF_ERROR(CheckFree(keep.export_peft));
+  MAYFLY_RETURN_IF_ERROR(CheckFree(keep.export_snapshot));
+  std::string snapshot;
+  if (!keep.resume_from.empty()) {
+    MAYFLY_ASSIGN_OR_RETURN(snapshot, ReadBytes(keep.resume_from));
+  }
+  ChannelOptions server = flags.server;
+  server.address = ServerAddress(flags, env);
+  const auto connect = [server]() -> absl::StatusOr<std::shared_ptr<grpc::ChannelInterface>> {
+    return CreateChannel(server);
+  };
+  auto session = ResumingSession::Open(connect, open, std::move(listeners),
+                                       {.enabled = keep.resume}, snapshot);
+  if (!session.ok()) return ExplainStatus(session.status(), server.address);
   return session;
 }
 
-absl::Status AppendDocument(SessionStream& session, absl::string_view text) {
+absl::Status KeepSession(ResumingSession& session, const KeepFlags& keep) {
+  MAYFLY_RETURN_IF_ERROR(Export(session, v1::EXPORT_FORMAT_PEFT, keep.export_peft));
+  return Export(session, v1::EXPORT_FORMAT_SNAPSHOT, keep.export_snapshot);
+}
+
+absl::Status AppendDocument(ResumingSession& session, absl::string_view text) {
   while (!text.empty()) {
     const absl::string_view piece = FirstPiece(text, kMaxPieceBytes);
     MAYFLY_RETURN_IF_ERROR(session.AppendText(std::string(piece)).status());
@@ -59,8 +92,9 @@ absl::Status AppendDocument(SessionStream& session, absl::string_view text) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<v1::Generated> WriteGeneration(SessionStream& session, const v1::Generate& generate,
-                                              Environment& env, bool json) {
+absl::StatusOr<v1::Generated> WriteGeneration(ResumingSession& session,
+                                              const v1::Generate& generate, Environment& env,
+                                              bool json) {
   return session.Generate(generate, [&](const v1::Delta& delta) {
     if (json) {
       WriteJsonLine(env.out, "delta", ToJson(delta));

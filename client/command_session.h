@@ -12,8 +12,8 @@
 #include "absl/strings/string_view.h"
 #include "client/command.h"
 #include "client/proto_fields.h"
+#include "client/resuming_session.h"
 #include "client/session_flags.h"
-#include "client/session_stream.h"
 #include "grpcpp/channel.h"
 
 namespace mayfly::cli {
@@ -38,17 +38,23 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(const OutputFlags& flags,
 // `status`, saying which server could not be used if that is what happened.
 absl::Status ExplainStatus(const absl::Status& status, absl::string_view address);
 
-absl::StatusOr<std::unique_ptr<SessionStream>> OpenSession(const OutputFlags& flags,
-                                                           const Environment& env,
-                                                           const v1::Open& open,
-                                                           SessionStream::Listeners listeners);
+// Fails before anything is learned where `keep` names a place that is taken.
+absl::StatusOr<std::unique_ptr<ResumingSession>> OpenSession(const OutputFlags& flags,
+                                                             const KeepFlags& keep,
+                                                             const Environment& env,
+                                                             const v1::Open& open,
+                                                             SessionStream::Listeners listeners);
+
+// Exports what `keep` names. The session goes on.
+absl::Status KeepSession(ResumingSession& session, const KeepFlags& keep);
 
 // Appends the text piece by piece.
-absl::Status AppendDocument(SessionStream& session, absl::string_view text);
+absl::Status AppendDocument(ResumingSession& session, absl::string_view text);
 
 // Generates, writing to env.out as it arrives: the text, or with `json` one `delta` object each.
-absl::StatusOr<v1::Generated> WriteGeneration(SessionStream& session, const v1::Generate& generate,
-                                              Environment& env, bool json);
+absl::StatusOr<v1::Generated> WriteGeneration(ResumingSession& session,
+                                              const v1::Generate& generate, Environment& env,
+                                              bool json);
 
 // What a generation was, as fields of a JSON line.
 Json GenerationJson(const v1::Generated& generated, const UpdateCount& updates);

@@ -20,17 +20,6 @@ std::string ReadAll(std::istream& in) {
   return std::string(std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>());
 }
 
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  if (std::filesystem::is_directory(path)) {
-    return absl::InvalidArgumentError(absl::StrCat("cannot read ", path, ": it is a directory"));
-  }
-  std::ifstream file(path, std::ios::binary);
-  if (!file) {
-    return absl::NotFoundError(absl::StrCat("cannot read ", path, ": ", std::strerror(errno)));
-  }
-  return ReadAll(file);
-}
-
 bool IsContinuation(char c) { return (static_cast<uint8_t>(c) & 0xC0) == 0x80; }
 
 bool StartsSpace(absl::string_view text, size_t i) {
@@ -57,9 +46,20 @@ size_t SequenceLength(absl::string_view text) {
 
 }  // namespace
 
+absl::StatusOr<std::string> ReadBytes(const std::string& path) {
+  if (std::filesystem::is_directory(path)) {
+    return absl::InvalidArgumentError(absl::StrCat("cannot read ", path, ": it is a directory"));
+  }
+  std::ifstream file(path, std::ios::binary);
+  if (!file) {
+    return absl::NotFoundError(absl::StrCat("cannot read ", path, ": ", std::strerror(errno)));
+  }
+  return ReadAll(file);
+}
+
 absl::StatusOr<std::string> ReadDocument(const std::string& path, std::istream& standard_input) {
   const bool is_input = path == "-";
-  absl::StatusOr<std::string> text = is_input ? ReadAll(standard_input) : ReadFile(path);
+  absl::StatusOr<std::string> text = is_input ? ReadAll(standard_input) : ReadBytes(path);
   MAYFLY_RETURN_IF_ERROR(text.status());
   const std::string source = is_input ? "standard input" : path;
   if (text->empty()) return absl::InvalidArgumentError(absl::StrCat(source, " is empty"));

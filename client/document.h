@@ -12,6 +12,8 @@
 
 namespace mayfly::cli {
 
+// All of the file at `path`.
+absl::StatusOr<std::string> ReadBytes(const std::string& path);
 // The file at `path`, or all of `standard_input` if the path is "-". Refuses what is not UTF-8.
 absl::StatusOr<std::string> ReadDocument(const std::string& path, std::istream& standard_input);
 

@@ -18,7 +18,7 @@ constexpr size_t kMinPieceBytes = 256;
 
 }  // namespace
 
-DocumentScorer::DocumentScorer(SessionStream& session, Options options,
+DocumentScorer::DocumentScorer(ResumingSession& session, Options options,
                                std::function<void()> on_scores)
     : session_(session), options_(options), on_scores_(std::move(on_scores)) {}
 

@@ -11,7 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "client/perplexity.h"
-#include "client/session_stream.h"
+#include "client/resuming_session.h"
 
 namespace mayfly::cli {
 
@@ -25,7 +25,7 @@ class DocumentScorer {
   };
 
   // `on_scores` is called each time there are more scores. The session outlives the scorer.
-  DocumentScorer(SessionStream& session, Options options, std::function<void()> on_scores);
+  DocumentScorer(ResumingSession& session, Options options, std::function<void()> on_scores);
 
   // Returns kCancelled after Stop; the scores until then stay.
   absl::Status Read(absl::string_view text);
@@ -43,7 +43,7 @@ class DocumentScorer {
   // Short towards the end, so that little is read beyond max_tokens.
   size_t NextPieceBytes() const;
 
-  SessionStream& session_;
+  ResumingSession& session_;
   const Options options_;
   const std::function<void()> on_scores_;
 

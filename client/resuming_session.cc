@@ -89,17 +89,17 @@ ResumingSession::ResumingSession(Connect connect, SessionStream::Listeners liste
 
 absl::StatusOr<std::unique_ptr<ResumingSession>> ResumingSession::Open(
     Connect connect, const v1::Open& open, SessionStream::Listeners listeners,
-    ResumeOptions options) {
+    ResumeOptions options, absl::string_view snapshot) {
   std::unique_ptr<ResumingSession> session(
       new ResumingSession(std::move(connect), std::move(listeners), std::move(options)));
-  MAYFLY_RETURN_IF_ERROR(session->OpenOnce(open));
+  MAYFLY_RETURN_IF_ERROR(session->OpenOnce(open, snapshot));
   return session;
 }
 
-absl::Status ResumingSession::OpenOnce(const v1::Open& open) {
+absl::Status ResumingSession::OpenOnce(const v1::Open& open, absl::string_view snapshot) {
   MAYFLY_ASSIGN_OR_RETURN(auto channel, connect_());
   MAYFLY_ASSIGN_OR_RETURN(std::shared_ptr<SessionStream> stream,
-                          SessionStream::Open(std::move(channel), open, listeners_));
+                          SessionStream::Open(std::move(channel), open, listeners_, snapshot));
   MutexLock lock(&mu_);
   stream_ = std::move(stream);
   return absl::OkStatus();
@@ -154,6 +154,15 @@ absl::StatusOr<v1::Generated> ResumingSession::Generate(
 
 absl::StatusOr<v1::Adapted> ResumingSession::Adapt(v1::Adapt adapt) {
   return Run<v1::Adapted>([&](SessionStream& stream) { return stream.Adapt(adapt); });
+}
+
+absl::StatusOr<v1::Exported> ResumingSession::Export(const v1::Export& request,
+                                                     const std::function<void()>& begin,
+                                                     const SessionStream::ExportCallback& on_part) {
+  return Run<v1::Exported>([&](SessionStream& stream) {
+    begin();
+    return stream.Export(request, on_part);
+  });
 }
 
 absl::StatusOr<v1::Closed> ResumingSession::Finish() {

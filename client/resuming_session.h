@@ -40,7 +40,8 @@ class ResumingSession {
   static absl::StatusOr<std::unique_ptr<ResumingSession>> Open(Connect connect,
                                                                const v1::Open& open,
                                                                SessionStream::Listeners listeners,
-                                                               ResumeOptions options);
+                                                               ResumeOptions options,
+                                                               absl::string_view snapshot = {});
 
   // Of the server that the session is on now.
   const v1::Opened& opened() const { return stream_->opened(); }
@@ -53,6 +54,10 @@ class ResumingSession {
   absl::StatusOr<v1::Generated> Generate(v1::Generate generate,
                                          const SessionStream::DeltaCallback& on_delta);
   absl::StatusOr<v1::Adapted> Adapt(v1::Adapt adapt);
+  // From the beginning again where the session has moved meanwhile: `begin` is called before the
+  // first part, each time.
+  absl::StatusOr<v1::Exported> Export(const v1::Export& request, const std::function<void()>& begin,
+                                      const SessionStream::ExportCallback& on_part);
   absl::Status Cancel();
   absl::StatusOr<v1::Closed> Finish();
   absl::StatusOr<v1::Closed> Close();
@@ -67,7 +72,7 @@ class ResumingSession {
   // Whether the command ended because the session was handed over.
   bool WasHandedOver(absl::StatusCode code);
   absl::Status Move();
-  absl::Status OpenOnce(const v1::Open& open);
+  absl::Status OpenOnce(const v1::Open& open, absl::string_view snapshot = {});
   bool CancelAsked() const;
 
   const Connect connect_;

@@ -25,6 +25,19 @@ FlagGroup OutputFlagGroup(OutputFlags* target) {
   return group;
 }
 
+FlagGroup KeepFlagGroup(KeepFlags* target) {
+  return {
+      "Keeping what was learned (a session is gone with its end)",
+      {TextFlag("export_peft", "DIR", "at the end: the adapter, as PEFT loads it",
+                &target->export_peft),
+       TextFlag("export_snapshot", "FILE", "at the end: all of the session, sealed by the server",
+                &target->export_snapshot),
+       TextFlag("resume_from", "FILE", "go on from such a file; its options hold",
+                &target->resume_from),
+       SwitchFlag("resume", "go on elsewhere when the server goes away and hands over",
+                  &target->resume)}};
+}
+
 FlagGroup SessionFlagGroup(v1::Open* target) {
   return {"Session",
           {FieldFlag("window_tokens", "tokens the model sees at once", target),

@@ -21,6 +21,16 @@ struct OutputFlags {
 std::vector<Flag> ServerFlags(ChannelOptions* target);
 FlagGroup OutputFlagGroup(OutputFlags* target);
 
+// What becomes of a session beyond its end; empty: nothing.
+struct KeepFlags {
+  std::string export_peft;
+  std::string export_snapshot;
+  std::string resume_from;
+  bool resume = false;
+};
+
+FlagGroup KeepFlagGroup(KeepFlags* target);
+
 // Everything that a session is opened with but sampling: window, seed, label.
 FlagGroup SessionFlagGroup(v1::Open* target);
 // Every option of algorithm.md's list; --adaptation is the preset.

@@ -1,11 +1,27 @@
 #include "client/session_stream.h"
 
+#include <zlib.h>
+
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
 
 namespace mayfly {
+namespace {
+
+// Of a snapshot, in one message: far below the servers' limit.
+constexpr size_t kRestoreBytes = 1 << 20;
+
+absl::Status CheckSum(const v1::Exported& part) {
+  const auto* data = reinterpret_cast<const Bytef*>(part.data().data());
+  if (crc32_z(0, data, part.data().size()) == part.crc32()) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrCat(part.file(), " was damaged on the way, at byte ", part.offset()));
+}
+
+}  // namespace
 
 absl::Status ToAbslStatus(const grpc::Status& status) {
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
@@ -23,16 +39,24 @@ SessionStream::~SessionStream() {
 }
 
 absl::StatusOr<std::unique_ptr<SessionStream>> SessionStream::Open(
-    std::shared_ptr<grpc::ChannelInterface> channel, const v1::Open& open, Listeners listeners) {
+    std::shared_ptr<grpc::ChannelInterface> channel, v1::Open open, Listeners listeners,
+    absl::string_view snapshot) {
   std::unique_ptr<SessionStream> session(
       new SessionStream(std::move(channel), std::move(listeners)));
   v1::SessionRequest request;
-  *request.mutable_open() = open;
-  MAYFLY_RETURN_IF_ERROR(
-      session->Call(std::move(request), [&](const v1::SessionResponse& response) {
-        session->opened_ = response.opened();
-        return response.has_opened();
-      }));
+  *request.mutable_open() = std::move(open);
+  if (!snapshot.empty()) request.mutable_open()->set_snapshot_bytes(snapshot.size());
+  const absl::StatusOr<uint64_t> id = session->Send(&request);
+  for (; !snapshot.empty(); snapshot.remove_prefix(std::min(kRestoreBytes, snapshot.size()))) {
+    v1::SessionRequest part;
+    part.mutable_restore()->set_data(std::string(snapshot.substr(0, kRestoreBytes)));
+    // The stream may have ended; how, is told below.
+    session->Send(&part).status().IgnoreError();
+  }
+  MAYFLY_RETURN_IF_ERROR(session->Await(id, [&](const v1::SessionResponse& response) {
+    session->opened_ = response.opened();
+    return response.has_opened();
+  }));
   return session;
 }
 
@@ -82,6 +106,23 @@ absl::StatusOr<v1::Adapted> SessionStream::Adapt(v1::Adapt adapt) {
   return adapted;
 }
 
+absl::StatusOr<v1::Exported> SessionStream::Export(const v1::Export& request,
+                                                   const ExportCallback& on_part) {
+  v1::SessionRequest message;
+  *message.mutable_export_() = request;
+  v1::Exported last;
+  absl::Status status;
+  MAYFLY_RETURN_IF_ERROR(Call(std::move(message), [&](const v1::SessionResponse& response) {
+    // What comes after an error is read and dropped.
+    if (status.ok()) status = CheckSum(response.exported());
+    if (status.ok() && !response.exported().file().empty()) status = on_part(response.exported());
+    last = response.exported();
+    return last.done();
+  }));
+  MAYFLY_RETURN_IF_ERROR(status);
+  return last;
+}
+
 absl::Status SessionStream::Cancel() {
   v1::SessionRequest request;
   request.mutable_cancel();
@@ -110,7 +151,11 @@ bool SessionStream::ended() const {
 }
 
 absl::Status SessionStream::Call(v1::SessionRequest request, const ResponseHandler& handle) {
-  const absl::StatusOr<uint64_t> id = Send(&request);
+  return Await(Send(&request), handle);
+}
+
+absl::Status SessionStream::Await(const absl::StatusOr<uint64_t>& id,
+                                  const ResponseHandler& handle) {
   // The server's reason for ending the stream says more than the failed write.
   if (!id.ok()) return EndStatus();
   while (true) {

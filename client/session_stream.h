@@ -26,6 +26,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "engine/base/mutex.h"
 #include "mayfly/v1/inference_service.grpc.pb.h"
 
@@ -38,6 +39,8 @@ class SessionStream {
  public:
   using ProgressCallback = std::function<void(const v1::Appended&)>;
   using DeltaCallback = std::function<void(const v1::Delta&)>;
+  // A part of an exported file. An error ends the export and is its answer.
+  using ExportCallback = std::function<absl::Status(const v1::Exported&)>;
 
   // For what the server sends unasked. It arrives while a command waits for its own answer.
   struct Listeners {
@@ -45,9 +48,10 @@ class SessionStream {
     std::function<void(const v1::Draining&)> on_draining;
   };
 
+  // `snapshot`: what an export has given, to go on from; then `open` sets nothing but a label.
   static absl::StatusOr<std::unique_ptr<SessionStream>> Open(
-      std::shared_ptr<grpc::ChannelInterface> channel, const v1::Open& open,
-      Listeners listeners = {});
+      std::shared_ptr<grpc::ChannelInterface> channel, v1::Open open, Listeners listeners = {},
+      absl::string_view snapshot = {});
   // Ends a session that is still open at once.
   ~SessionStream();
   SessionStream(const SessionStream&) = delete;
@@ -61,6 +65,9 @@ class SessionStream {
   absl::StatusOr<v1::Appended> AppendText(std::string text);
   absl::StatusOr<v1::Generated> Generate(v1::Generate generate, const DeltaCallback& on_delta);
   absl::StatusOr<v1::Adapted> Adapt(v1::Adapt adapt);
+  // Every part has the checksum that came with it, else kDataLoss. Returns the last part, which
+  // has the token of a snapshot that stays in the server's store.
+  absl::StatusOr<v1::Exported> Export(const v1::Export& request, const ExportCallback& on_part);
 
   // Asks the server to end the running command, whose own call then returns: a generation with
   // FINISH_REASON_CANCELLED, anything else with kCancelled. Does not wait. Any thread.
@@ -85,6 +92,7 @@ class SessionStream {
 
   // Sends a command and gives its responses to `handle` until that returns true.
   absl::Status Call(v1::SessionRequest request, const ResponseHandler& handle);
+  absl::Status Await(const absl::StatusOr<uint64_t>& id, const ResponseHandler& handle);
   // Sets the request's id and returns it.
   absl::StatusOr<uint64_t> Send(v1::SessionRequest* request);
   // The next response to a command; what came unasked has gone to the listeners.

@@ -69,8 +69,11 @@ std::vector<FlagGroup> ChatCommand::Flags() {
       {TextFlag("system", "TEXT", "what the model is told first", &system_),
        FieldFlag("max_tokens", "tokens of an answer at most (512)", &generate_)}};
   for (Flag& flag : StopFlags(&generate_)) conversation.flags.push_back(std::move(flag));
-  return {conversation, SamplingFlagGroup(open_.mutable_sampling()),
-          AdaptationFlagGroup(open_.mutable_adaptation()), SessionFlagGroup(&open_),
+  return {conversation,
+          SamplingFlagGroup(open_.mutable_sampling()),
+          AdaptationFlagGroup(open_.mutable_adaptation()),
+          SessionFlagGroup(&open_),
+          KeepFlagGroup(&keep_),
           OutputFlagGroup(&output_)};
 }
 
@@ -88,7 +91,7 @@ absl::Status ChatCommand::Run(Environment& env) {
     new_updates_.push_back(update);
   };
   MAYFLY_ASSIGN_OR_RETURN(const auto session,
-                          OpenSession(output_, env, open_, std::move(listeners)));
+                          OpenSession(output_, keep_, env, open_, std::move(listeners)));
   if (env.in_is_terminal && env.err_is_terminal) {
     env.err << Dim("/help lists the commands, Ctrl-C ends an answer, /quit the chat", true)
             << std::endl;
@@ -98,10 +101,11 @@ absl::Status ChatCommand::Run(Environment& env) {
     MAYFLY_RETURN_IF_ERROR(line[0] == '/' ? Steer(*session, line, env)
                                           : Answer(*session, line, env));
   }
+  MAYFLY_RETURN_IF_ERROR(KeepSession(*session, keep_));
   return session->Close().status();
 }
 
-absl::Status ChatCommand::Answer(SessionStream& session, const std::string& line,
+absl::Status ChatCommand::Answer(ResumingSession& session, const std::string& line,
                                  Environment& env) {
   if (const absl::Status valid = CheckUtf8(line, "this line"); !valid.ok()) {
     return Tell(valid, session, env);
@@ -121,7 +125,8 @@ absl::Status ChatCommand::Answer(SessionStream& session, const std::string& line
   return absl::OkStatus();
 }
 
-absl::Status ChatCommand::Steer(SessionStream& session, const std::string& line, Environment& env) {
+absl::Status ChatCommand::Steer(ResumingSession& session, const std::string& line,
+                                Environment& env) {
   const SlashCommand* command = FindSlashCommand(line);
   if (command == nullptr) {
     env.err << (line == "/help" ? Help()
@@ -144,7 +149,7 @@ absl::Status ChatCommand::Steer(SessionStream& session, const std::string& line,
   return absl::OkStatus();
 }
 
-absl::Status ChatCommand::Tell(const absl::Status& status, const SessionStream& session,
+absl::Status ChatCommand::Tell(const absl::Status& status, const ResumingSession& session,
                                Environment& env) const {
   if (session.ended()) return status;
   env.err << "mayfly chat: " << status.message() << std::endl;

@@ -21,16 +21,17 @@ class ChatCommand final : public Command {
 
  private:
   // Both return an error when the conversation cannot go on.
-  absl::Status Answer(SessionStream& session, const std::string& line, Environment& env);
-  absl::Status Steer(SessionStream& session, const std::string& line, Environment& env);
+  absl::Status Answer(ResumingSession& session, const std::string& line, Environment& env);
+  absl::Status Steer(ResumingSession& session, const std::string& line, Environment& env);
   // Tells of a refused command; the error comes back if it was the session's end.
-  absl::Status Tell(const absl::Status& status, const SessionStream& session,
+  absl::Status Tell(const absl::Status& status, const ResumingSession& session,
                     Environment& env) const;
   void WriteNotes(const v1::Generated& generated, Environment& env);
 
   std::string system_;
   v1::Open open_;
   v1::Generate generate_;
+  KeepFlags keep_;
   OutputFlags output_;
 
   UpdateCount updates_;

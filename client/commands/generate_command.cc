@@ -25,8 +25,11 @@ std::vector<FlagGroup> GenerateCommand::Flags() {
        FieldFlag("max_tokens", "tokens to generate at most (256)", &generate_),
        FieldFlag("logprobs", "with --json: alternatives to report beside each token", &generate_)}};
   for (Flag& flag : StopFlags(&generate_)) generation.flags.push_back(std::move(flag));
-  return {generation, SamplingFlagGroup(open_.mutable_sampling()),
-          AdaptationFlagGroup(open_.mutable_adaptation()), SessionFlagGroup(&open_),
+  return {generation,
+          SamplingFlagGroup(open_.mutable_sampling()),
+          AdaptationFlagGroup(open_.mutable_adaptation()),
+          SessionFlagGroup(&open_),
+          KeepFlagGroup(&keep_),
           OutputFlagGroup(&output_)};
 }
 
@@ -49,12 +52,13 @@ absl::Status GenerateCommand::Run(Environment& env) {
   SessionStream::Listeners listeners;
   listeners.on_update = [&](const v1::Update& update) { WriteUpdate(update, env); };
   MAYFLY_ASSIGN_OR_RETURN(const auto session,
-                          OpenSession(output_, env, open_, std::move(listeners)));
+                          OpenSession(output_, keep_, env, open_, std::move(listeners)));
 
   Interrupts::Scope scope(env.interrupts, [&] { session->Cancel().IgnoreError(); });
   MAYFLY_RETURN_IF_ERROR(AppendDocument(*session, prompt));
   MAYFLY_ASSIGN_OR_RETURN(const v1::Generated generated,
                           WriteGeneration(*session, generate_, env, output_.json));
+  MAYFLY_RETURN_IF_ERROR(KeepSession(*session, keep_));
   session->Close().status().IgnoreError();
   WriteSummary(generated, env);
   return scope.interrupted() ? absl::CancelledError("interrupted") : absl::OkStatus();

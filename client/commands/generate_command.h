@@ -28,6 +28,7 @@ class GenerateCommand final : public Command {
   std::string file_;
   v1::Open open_;
   v1::Generate generate_;
+  KeepFlags keep_;
   OutputFlags output_;
 
   UpdateCount updates_;

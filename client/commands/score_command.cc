@@ -28,6 +28,7 @@ std::vector<FlagGroup> ScoreCommand::Flags() {
           SamplingFlagGroup(open_.mutable_sampling()),
           AdaptationFlagGroup(open_.mutable_adaptation()),
           SessionFlagGroup(&open_),
+          KeepFlagGroup(&keep_),
           OutputFlagGroup(&output_)};
 }
 
@@ -48,6 +49,7 @@ absl::Status ScoreCommand::Run(Environment& env) {
   absl::Status status = Read(reading, text);
   const bool continues = status.ok() && generate_.max_tokens() > 0;
   // The update of the last chunk may still be on its way.
+  if (status.ok() && !continues) status = KeepSession(*reading.session, keep_);
   if (status.ok() && !continues) status = reading.session->Finish().status();
   reading.bar.Clear();
   if (SumNll(reading.result.scores.adapter).tokens == 0) {
@@ -66,7 +68,7 @@ absl::Status ScoreCommand::Open(Reading& reading) {
   SessionStream::Listeners listeners;
   listeners.on_update = [this, &reading](const v1::Update& update) { OnUpdate(reading, update); };
   MAYFLY_ASSIGN_OR_RETURN(reading.session,
-                          OpenSession(output_, reading.env, open_, std::move(listeners)));
+                          OpenSession(output_, keep_, reading.env, open_, std::move(listeners)));
   reading.result.adaptation = reading.session->opened().adaptation();
   reading.result.document = std::filesystem::path(path_).filename().string();
   return absl::OkStatus();
@@ -90,6 +92,7 @@ absl::Status ScoreCommand::Continue(Reading& reading) {
   Interrupts::Scope scope(env.interrupts, [&] { reading.session->Cancel().IgnoreError(); });
   MAYFLY_ASSIGN_OR_RETURN(const v1::Generated generated,
                           WriteGeneration(*reading.session, generate_, env, output_.json));
+  MAYFLY_RETURN_IF_ERROR(KeepSession(*reading.session, keep_));
   reading.session->Close().status().IgnoreError();
   if (output_.json) {
     WriteJsonLine(env.out, "generated", ToJson(generated));

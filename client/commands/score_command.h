@@ -26,7 +26,7 @@ class ScoreCommand final : public Command {
   // What one run works with.
   struct Reading {
     Environment& env;
-    std::unique_ptr<SessionStream> session;
+    std::unique_ptr<ResumingSession> session;
     ProgressBar bar;
     ScoreResult result;
     size_t chunks_written = 0;
@@ -48,6 +48,7 @@ class ScoreCommand final : public Command {
   v1::Open open_;
   // max_tokens 0: the text is not continued.
   v1::Generate generate_;
+  KeepFlags keep_;
   OutputFlags output_;
 };
 

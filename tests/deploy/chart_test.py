@@ -160,7 +160,7 @@ class PodTest(unittest.TestCase):
     def test_the_grace_period_holds_the_whole_drain(self):
         documents = render(named("small"), "--set", "drainTimeoutSeconds=1000,preStopSeconds=20")
         spec = one(documents, "Deployment")["spec"]["template"]["spec"]
-        after = re.findall(r"k(?:HandOver|Release)Seconds = (\d+);", (ROOT / "server/serve.cc").read_text())
+        after = re.findall(r"k(?:HandOver|Release) = std::chrono::seconds\((\d+)\);", (ROOT / "server/serve.cc").read_text())
         self.assertTrue(after)
         self.assertGreaterEqual(spec["terminationGracePeriodSeconds"], 20 + 1000 + sum(map(int, after)))
         self.assertEqual(spec["containers"][0]["lifecycle"]["preStop"], {"sleep": {"seconds": 20}})
