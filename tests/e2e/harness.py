@@ -61,12 +61,13 @@ def eventually(condition, what):
 
 
 class Server:
-    """One mayflyd on ports of the system's choice. Ready when the constructor returns."""
+    """One mayflyd, on ports of the system's choice unless `listen` and `health_listen` name others. Ready
+    when the constructor returns."""
 
-    def __init__(self, *flags):
+    def __init__(self, *flags, listen="127.0.0.1:0", health_listen="127.0.0.1:0"):
         self.process = subprocess.Popen(
-            [str(SERVER), f"--model={MODEL}", "--listen=127.0.0.1:0", "--http_listen=127.0.0.1:0",
-             "--health_listen=127.0.0.1:0", *flags],
+            [str(SERVER), f"--model={MODEL}", f"--listen={listen}", "--http_listen=127.0.0.1:0",
+             f"--health_listen={health_listen}", *flags],
             stdout=subprocess.PIPE, stderr=None, text=True)
         line = self.process.stdout.readline()
         addresses = re.fullmatch(
