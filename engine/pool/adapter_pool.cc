@@ -1,5 +1,6 @@
 #include "engine/pool/adapter_pool.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include <ATen/CPUGeneratorImpl.h>
@@ -29,13 +30,17 @@ AdapterPool::AdapterPool(const SlotLayout& layout, const Numerics& numerics, int
 void AdapterPool::Initialize(int64_t row, const AdapterSpec& spec) {
   const AdapterView master{&layout_, spec, master_[row]};
   at::Generator generator = at::detail::createCPUGenerator(spec.seed);
+  int32_t widest = 0;
+  for (const Module module : kAllModules) widest = std::max(widest, layout_.shape(module).in);
+  // The one allocation, before anything is changed: where it fails the row is as it was.
+  const at::Tensor drawn =
+      at::empty({int64_t{spec.rank} * widest}, at::TensorOptions().dtype(at::kFloat));
   for (int32_t layer = 0; layer < layout_.layers(); ++layer) {
     for (const Module module : kAllModules) {
       if (!master.Adapts(layer, module)) continue;
       const double bound = 1 / std::sqrt(layout_.shape(module).in);
       at::Tensor a = master.A(layer, module);
-      a.copy_(at::empty(a.sizes(), at::TensorOptions().dtype(at::kFloat))
-                  .uniform_(-bound, bound, generator));
+      a.copy_(drawn.narrow(0, 0, a.numel()).view(a.sizes()).uniform_(-bound, bound, generator));
       master.B(layer, module).zero_();
     }
   }

@@ -1,6 +1,7 @@
 #include "engine/runtime/engine_loop.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -116,24 +117,11 @@ void EngineLoop::LoopMain() {
   while (true) {
     std::deque<Message> messages = busy ? mailbox_.TakeAll() : mailbox_.WaitAndTakeAll();
     if (messages.empty() && mailbox_.closed()) break;
-    for (Message& message : messages) {
-      std::visit([this](auto& body) { Handle(std::move(body)); }, message);
-    }
-    for (auto& [row, sequence] : sequences_) {
-      FinishFeedIfDone(sequence);
-      LandUpdate(sequence);
-      StartWork(sequence);
-    }
-    SetLatencyTarget();
-    const StepPlan plan = scheduler_.Next(Demand());
-    BeginUpdates(plan.updates);
-    busy = !plan.slices.empty();
-    if (busy) {
-      RunStep(plan);
-    } else {
-      thread_share_.Rest();
-      last_step_.reset();
-    }
+    // What fails where nobody can be answered, as in zeroing a row, takes the engine with it.
+    const absl::Status status = RunGuarded("engine loop", [&] { busy = Turn(&messages); });
+    if (status.ok()) continue;
+    busy = false;
+    FailEngine(status);
   }
   // Updates in flight end at their next layer; then nobody holds a row any more.
   for (auto& [row, sequence] : sequences_) {
@@ -141,6 +129,27 @@ void EngineLoop::LoopMain() {
   }
   thread_share_.Rest();
   trainer_.reset();
+}
+
+bool EngineLoop::Turn(std::deque<Message>* messages) {
+  for (Message& message : *messages) {
+    std::visit([this](auto& body) { Handle(std::move(body)); }, message);
+  }
+  for (auto& [row, sequence] : sequences_) {
+    FinishFeedIfDone(sequence);
+    LandUpdate(sequence);
+    StartWork(sequence);
+  }
+  SetLatencyTarget();
+  const StepPlan plan = scheduler_.Next(Demand());
+  BeginUpdates(plan.updates);
+  if (!plan.slices.empty()) {
+    RunStep(plan);
+    return true;
+  }
+  thread_share_.Rest();
+  last_step_.reset();
+  return false;
 }
 
 void EngineLoop::Handle(OpenMessage message) {
@@ -628,21 +637,25 @@ void EngineLoop::RunStep(const StepPlan& plan) {
   thread_share_.BeginStep();
   const absl::Status status = RunGuarded("step", [&] { outputs = runner_.Run(slices); });
   thread_share_.EndStep();
-  if (!status.ok()) {
-    FailStep(plan, status);
-    return;
-  }
+  if (!status.ok()) return FailStep(plan, status);
   ObserveStep(plan, begin);
   std::vector<GeneratedToken> drawn(outputs.size());
-  at::parallel_for(0, static_cast<int64_t>(outputs.size()), 1, [&](int64_t first, int64_t last) {
-    for (size_t i = static_cast<size_t>(first); i < static_cast<size_t>(last); ++i) {
-      const StepSlice& slice = plan.slices[i];
-      if (slice.decode) drawn[i] = Sample(sequences_.at(slice.row), outputs[i]);
-    }
-  });
+  const absl::Status drew = RunGuarded("drawing tokens", [&] { Draw(plan, outputs, &drawn); });
+  if (!drew.ok()) return FailStep(plan, drew);
   for (size_t i = 0; i < outputs.size(); ++i) {
     Apply(plan.slices[i], outputs[i], std::move(drawn[i]));
   }
+}
+
+void EngineLoop::Draw(const StepPlan& plan, std::vector<RunOutput>& outputs,
+                      std::vector<GeneratedToken>* drawn) {
+  at::parallel_for(0, static_cast<int64_t>(outputs.size()), 1, [&](int64_t first, int64_t last) {
+    for (size_t i = static_cast<size_t>(first); i < static_cast<size_t>(last); ++i) {
+      const StepSlice& slice = plan.slices[i];
+      if (!slice.decode || !std::isfinite(outputs[i].log_sum_exp)) continue;
+      (*drawn)[i] = Sample(sequences_.at(slice.row), outputs[i]);
+    }
+  });
 }
 
 void EngineLoop::ObserveStep(const StepPlan& plan, TimePoint begin) {
@@ -699,7 +712,10 @@ RunSlice EngineLoop::FeedSlice(Sequence& sequence, int64_t tokens) {
 
 void EngineLoop::Apply(const StepSlice& slice, const RunOutput& output, GeneratedToken drawn) {
   Sequence& sequence = sequences_.at(slice.row);
-  if (slice.decode) {
+  if (slice.decode && !std::isfinite(output.log_sum_exp)) {
+    // Of an adapter that has diverged; no token can be drawn from them.
+    FailGeneration(sequence, absl::InternalError("the logits are not finite"));
+  } else if (slice.decode) {
     AddKeys(sequence, slice.tokens);
     ApplyToken(sequence, std::move(drawn));
   } else if (sequence.feed) {
@@ -839,8 +855,7 @@ void EngineLoop::FailStep(const StepPlan& plan, const absl::Status& status) {
     if (sequence.feed) {
       AbortFeed(sequence, status);
     } else {
-      sequence.generation->finished = true;
-      Emit(sequence, sequence.generation->id, WorkFailed{status, sequence.generation->tokens});
+      FailGeneration(sequence, status);
     }
   }
   // A fault that a fresh small computation meets again is the device's.
@@ -848,6 +863,11 @@ void EngineLoop::FailStep(const StepPlan& plan, const absl::Status& status) {
     at::ones({16}, parts_.numerics.ActivationOptions()).sum().item<float>();
   });
   if (!probe.ok()) FailEngine(probe);
+}
+
+void EngineLoop::FailGeneration(Sequence& sequence, const absl::Status& status) {
+  sequence.generation->finished = true;
+  Emit(sequence, sequence.generation->id, WorkFailed{status, sequence.generation->tokens});
 }
 
 void EngineLoop::FailEngine(const absl::Status& status) {

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -101,6 +102,8 @@ class EngineLoop final : public Engine {
                                CloseMessage, StopMessage, UpdateResult>;
 
   void LoopMain();
+  // Takes the messages and runs a step if there is one to run; false when there was none.
+  bool Turn(std::deque<Message>* messages);
   void Handle(OpenMessage message);
   void Handle(SubmitMessage message);
   void Handle(AdvanceMessage message);
@@ -142,12 +145,15 @@ class EngineLoop final : public Engine {
   void RunStep(const StepPlan& plan);
   RunSlice MakeSlice(const StepSlice& slice);
   RunSlice FeedSlice(Sequence& sequence, int64_t tokens);
+  void Draw(const StepPlan& plan, std::vector<RunOutput>& outputs,
+            std::vector<GeneratedToken>* drawn);
   void Apply(const StepSlice& slice, const RunOutput& output, GeneratedToken drawn);
   void AddKeys(Sequence& sequence, int64_t tokens);
   void ApplyFeed(Sequence& sequence, int64_t tokens, const RunOutput& output);
   void ApplyToken(Sequence& sequence, GeneratedToken token);
   void ObserveStep(const StepPlan& plan, TimePoint begin);
   void FailStep(const StepPlan& plan, const absl::Status& status);
+  void FailGeneration(Sequence& sequence, const absl::Status& status);
   void FailEngine(const absl::Status& status);
 
   // Feeds.

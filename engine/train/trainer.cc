@@ -52,10 +52,9 @@ struct Trainer::Scratch {
     return gradients[index];
   }
   void Keep(const std::vector<Span>& spans, const AdapterState& state) {
-    if (!master.defined()) {
-      master = at::zeros_like(state.master);
-      moment1 = at::zeros_like(state.moment1);
-      moment2 = at::zeros_like(state.moment2);
+    // Each by itself: there may have been no memory for the next one.
+    for (at::Tensor* const kept : {&master, &moment1, &moment2}) {
+      if (!kept->defined()) *kept = at::zeros_like(state.master);
     }
     CopySpans(spans, state.master, master);
     CopySpans(spans, state.moment1, moment1);
@@ -185,15 +184,17 @@ void Trainer::Train(std::vector<UpdateJob> group) {
   for (size_t i = 0; i < group.size(); ++i) {
     // Those that are over have their result, those that have learned keep what they learned.
     Lesson* const lesson = i < lessons.size() ? &lessons[i] : nullptr;
-    if (lesson != nullptr && !lesson->over && !lesson->can_stop()) Finish(*lesson, false);
+    if (lesson != nullptr && !lesson->over && !lesson->can_stop()) {
+      RunGuarded("finishing an update", [&] { Finish(*lesson, false); }).IgnoreError();
+    }
     if (lesson == nullptr || !lesson->over) left.push_back(std::move(group[i]));
   }
   if (together) return TrainOneByOne(std::move(left));
   for (const UpdateJob& job : left) {
-    if (!lessons.empty() && lessons[0].kept) scratch_->GiveBack(lessons[0].spans, job.state);
     UpdateResult failed{job.row, job.id, {}, job.steps, {}};
-    // A device that has failed has nothing left to wait for.
+    // A device that has failed has nothing left to give back or to wait for.
     RunGuarded("ending an update", [&] {
+      if (!lessons.empty() && lessons[0].kept) scratch_->GiveBack(lessons[0].spans, job.state);
       failed.written = Event::OfCurrentStream(numerics_.device);
     }).IgnoreError();
     failed.done.outcome = UpdateOutcome::kFailed;

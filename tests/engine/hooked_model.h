@@ -1,8 +1,8 @@
 #pragma once
 
-// A model that calls a hook before each pass, and after each forward one: the place where a test
-// holds the engine, counts, or throws. Hooks are set while nothing runs; they are called on the
-// thread of the pass.
+// A model that calls a hook before each pass, after each forward one, and with its logits: the
+// place where a test holds the engine, counts, throws, or spoils numbers. Hooks are set while
+// nothing runs; they are called on the thread of the pass.
 
 #include <functional>
 #include <memory>
@@ -18,6 +18,7 @@ struct ModelHooks {
   std::function<void(const std::vector<ForwardSegment>&)> forward_done;
   std::function<void(const TrainingBatch&)> train_forward;
   std::function<void(const TrainingBatch&)> train_backward;
+  std::function<void(at::Tensor&)> logits;
 };
 
 class HookedModel final : public CausalLm {
@@ -40,7 +41,11 @@ class HookedModel final : public CausalLm {
   at::Tensor Decode(const DecodeBatch& batch, const KvPool& kv) const override {
     return model_->Decode(batch, kv);
   }
-  at::Tensor Logits(const at::Tensor& hidden) const override { return model_->Logits(hidden); }
+  at::Tensor Logits(const at::Tensor& hidden) const override {
+    at::Tensor logits = model_->Logits(hidden);
+    if (hooks_.logits) hooks_.logits(logits);
+    return logits;
+  }
   at::Tensor LogitsBackward(const at::Tensor& dlogits) const override {
     return model_->LogitsBackward(dlogits);
   }

@@ -1,6 +1,7 @@
 // What fails takes down what it was working for and nothing else.
 
 #include <functional>
+#include <limits>
 #include <memory>
 #include <new>
 #include <stdexcept>
@@ -181,6 +182,84 @@ TEST_P(FaultTest, ARowThatMetAFaultClosesLikeAnyOther) {
 
 INSTANTIATE_TEST_SUITE_P(Kinds, FaultTest, testing::ValuesIn(kFaults),
                          [](const auto& tested) { return tested.param.name; });
+
+// ---- Numbers that are none ---------------------------------------------------------------------
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+class NotANumberTest : public testing::Test {
+ protected:
+  NotANumberTest() {
+    for (TestRow* each : {&row_, &neighbour_}) each->Prefill(RandomTokens(32, 1));
+  }
+  at::Tensor Masters(const TestRow& row) {
+    return engine_.adapters().State(row.handle().row).master.clone();
+  }
+
+  TinyEngine engine_;
+  TestRow row_{&engine_};
+  TestRow neighbour_{&engine_};
+};
+
+TEST_F(NotANumberTest, AGradientThatIsNoneFailsItsUpdateAndTheNextOneIsLearned) {
+  const at::Tensor before = Masters(row_);
+  engine_.hooks().train_backward = [](const TrainingBatch& batch) {
+    batch.segments.at(0).gradients->elements.fill_(kNan);
+  };
+  const UpdateDone failed = row_.Update(row_.Lesson(16, 16));
+  EXPECT_EQ(failed.outcome, UpdateOutcome::kFailed);
+  EXPECT_EQ(failed.reason, "a gradient is not finite");
+  EXPECT_EQ(failed.adapter_version, 0u);
+  EXPECT_TRUE(at::equal(Masters(row_), before));
+  engine_.hooks() = {};
+  for (TestRow* each : {&row_, &neighbour_}) {
+    EXPECT_EQ(each->Update(each->Lesson(16, 16)).outcome, UpdateOutcome::kApplied);
+  }
+  EXPECT_TRUE(at::equal(Masters(row_), Masters(neighbour_)));
+}
+
+TEST_F(NotANumberTest, LogitsThatAreNoneFailTheirGenerationAloneAndDrawNoToken) {
+  // Held in a step of the row's, so that its neighbour is beside it in a later one, which is
+  // spoilt.
+  const auto gate = std::make_shared<Gate>();
+  int64_t place = 0;
+  engine_.hooks().forward = [&, gate](const std::vector<ForwardSegment>& segments) {
+    gate->Pass();
+    place = segments[0].row == row_.handle().row ? 0 : 1;
+  };
+  engine_.hooks().logits = [&](at::Tensor& logits) {
+    if (logits.size(0) == 2) logits[place][5] = kNan;
+  };
+  const WorkId spoilt = row_.Submit(Greedy(20));
+  ASSERT_TRUE(gate->WaitForArrival());
+  const WorkId whole = neighbour_.Submit(Greedy(20));
+  gate->Open();
+  const WorkFailed failed = row_.sink().Wait<WorkFailed>(spoilt);
+  EXPECT_THAT(failed.status, StatusIs(absl::StatusCode::kInternal, HasSubstr("not finite")));
+  EXPECT_TRUE(engine_.loop().healthy());
+  const std::vector<TokenId> expected = neighbour_.WaitGenerated(whole).ids;
+  ASSERT_EQ(expected.size(), 20u);
+  engine_.hooks() = {};
+  const int32_t left = 20 - failed.tokens_done;
+  EXPECT_EQ(row_.Generate(Greedy(left)).ids,
+            std::vector<TokenId>(expected.end() - left, expected.end()));
+}
+
+// ---- Memory that can no longer be written ------------------------------------------------------
+
+TEST(BrokenMemoryTest, ARowThatCannotBeZeroedFailsTheEngineAndIsGivenToNobody) {
+  TinyEngine engine;
+  TestRow row(&engine), other(&engine);
+  for (TestRow* each : {&row, &other}) each->Prefill(RandomTokens(12, 1));
+  engine.kv().Keys(0, 0).storage().unsafeGetStorageImpl()->set_throw_on_mutable_data_ptr();
+  engine.loop().Close(row.handle());
+  for (TestRow* each : {&row, &other}) {
+    EXPECT_THAT(each->sink().Wait<EngineFailed>().status, HasCode(absl::StatusCode::kInternal));
+  }
+  EXPECT_FALSE(engine.loop().healthy());
+  EXPECT_EQ(engine.loop().free_rows(), 0);
+  EXPECT_EQ(row.sink().All<RowClosed>().size(), 0u);
+}
 
 }  // namespace
 }  // namespace mayfly
