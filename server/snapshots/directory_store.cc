@@ -134,7 +134,9 @@ DirectoryStore::DirectoryStore(std::string directory, const WallClock* clock, co
 
 absl::Status DirectoryStore::Put(const std::string& key, absl::string_view bytes,
                                  int64_t expires_unix_seconds) {
-  if (clock_->UnixSeconds() >= next_removal_) RemoveExpired();
+  const int64_t since_removal = clock_->UnixSeconds() - last_removal_;
+  // Less than none: the clock was set back.
+  if (since_removal < 0 || since_removal >= kRemovalSeconds) RemoveExpired();
   return Write(key, bytes, expires_unix_seconds);
 }
 
@@ -179,7 +181,7 @@ absl::Status DirectoryStore::Write(const std::string& key, absl::string_view byt
 
 void DirectoryStore::RemoveExpired() {
   const int64_t now = clock_->UnixSeconds();
-  next_removal_ = now + kRemovalSeconds;
+  last_removal_ = now;
   int removed = 0;
   std::error_code error;
   for (auto file = std::filesystem::directory_iterator(directory_, error);

@@ -35,7 +35,7 @@ class DirectoryStore final : public SnapshotStore {
   const std::string directory_;
   const WallClock* const clock_;
   const Logger* const logger_;
-  int64_t next_removal_ = 0;
+  int64_t last_removal_ = 0;
 };
 
 }  // namespace mayfly

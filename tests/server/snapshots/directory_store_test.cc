@@ -1,8 +1,6 @@
 #include "server/snapshots/directory_store.h"
 
-#include <signal.h>
 #include <sys/mount.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,6 +12,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/fake_wall_clock.h"
+#include "tests/support/file_size_limit.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temp_dir.h"
 
@@ -34,25 +33,6 @@ std::vector<std::string> FilesIn(const std::string& directory) {
   }
   return names;
 }
-
-// No file of this process can grow beyond `bytes` meanwhile.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) {
-    getrlimit(RLIMIT_FSIZE, &before_);
-    handler_ = signal(SIGXFSZ, SIG_IGN);
-    const rlimit limit{bytes, before_.rlim_max};
-    setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FileSizeLimit() {
-    setrlimit(RLIMIT_FSIZE, &before_);
-    signal(SIGXFSZ, handler_);
-  }
-
- private:
-  rlimit before_{};
-  sighandler_t handler_;
-};
 
 // A disk of 64 KiB at `path` while the object lives, where this user may mount one.
 class SmallDisk {
@@ -142,6 +122,18 @@ TEST_F(DirectoryStoreTest, WhatACrashLeftHalfWrittenIsRemovedAfterAnHour) {
   clock_.Advance(200);
   Open(dir_.path());
   EXPECT_THAT(FilesIn(dir_.path()), IsEmpty());
+}
+
+TEST_F(DirectoryStoreTest, AClockThatWasWrongForAWhileDoesNotKeepWhatExpiresFromBeingRemoved) {
+  constexpr int64_t kYear = 365 * 24 * 3600;
+  const auto store = Open(dir_.path());
+  clock_.Advance(kYear);
+  ASSERT_THAT(store->Put("aa", "x", In(100)), IsOk());
+  clock_.Advance(-kYear);
+  ASSERT_THAT(store->Put("bb", "x", In(100)), IsOk());
+  clock_.Advance(3600);
+  ASSERT_THAT(store->Put("cc", "x", In(100)), IsOk());
+  EXPECT_THAT(FilesIn(dir_.path()), UnorderedElementsAre("aa.snapshot", "cc.snapshot"));
 }
 
 TEST_F(DirectoryStoreTest, AWriteThatFailsLeavesNothingBehind) {
