@@ -12,7 +12,7 @@ namespace mayfly {
 namespace {
 
 // Of a snapshot, in one message: far below the servers' limit.
-constexpr size_t kRestoreBytes = 1 << 20;
+constexpr size_t kRestoreBytes = 256 << 10;
 
 absl::Status CheckSum(const v1::Exported& part) {
   const auto* data = reinterpret_cast<const Bytef*>(part.data().data());
