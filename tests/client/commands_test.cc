@@ -164,11 +164,11 @@ TEST_F(CommandsTest, GenerateSendsItsFlags) {
   const auto script = [](ScriptedSession& session) {
     const v1::Open open = session.AcceptOpen();
     EXPECT_EQ(open.adaptation().preset(), v1::PRESET_OFF);
-    EXPECT_EQ(open.sampling().temperature(), 0.5);
     EXPECT_EQ(open.window_tokens(), 512u);
     EXPECT_EQ(session.AcceptAppend().text(), "from a pipe");
     const v1::Generate generate = session.Next().generate();
     EXPECT_EQ(generate.max_tokens(), 9u);
+    EXPECT_EQ(generate.sampling().temperature(), 0.5);
     EXPECT_THAT(generate.stop(), ElementsAre("a", "b"));
     session.Send(kGenerated);
     session.AcceptEnd();
