@@ -11,8 +11,8 @@
 namespace mayfly {
 namespace {
 
-// Of a snapshot, in one message: far below the servers' limit.
-constexpr size_t kRestoreBytes = 256 << 10;
+// Of a snapshot, in one message: within a server's default --max_message_bytes.
+constexpr size_t kRestoreBytes = 512 << 10;
 
 absl::Status CheckSum(const v1::Exported& part) {
   const auto* data = reinterpret_cast<const Bytef*>(part.data().data());

@@ -155,8 +155,10 @@ absl::StatusOr<SessionCommand> Read(const v1::Open& from) {
   to.resume_token = from.resume_token();
   to.snapshot_bytes = from.snapshot_bytes();
   const bool resumes = !to.resume_token.empty() || to.snapshot_bytes > 0;
-  const bool has_options =
-      from.has_adaptation() || from.has_sampling() || from.has_window_tokens() || from.has_seed();
+  // Messages without a field wish for nothing.
+  const bool has_options = from.adaptation().ByteSizeLong() > 0 ||
+                           from.sampling().ByteSizeLong() > 0 || from.has_window_tokens() ||
+                           from.has_seed();
   if (resumes && has_options) {
     return absl::InvalidArgumentError(
         "open goes on from a snapshot: its options come from there, none may be set but label");

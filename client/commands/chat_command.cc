@@ -70,7 +70,7 @@ std::vector<FlagGroup> ChatCommand::Flags() {
        FieldFlag("max_tokens", "tokens of an answer at most (512)", &generate_)}};
   for (Flag& flag : StopFlags(&generate_)) conversation.flags.push_back(std::move(flag));
   return {conversation,
-          SamplingFlagGroup(open_.mutable_sampling()),
+          SamplingFlagGroup(generate_.mutable_sampling()),
           AdaptationFlagGroup(open_.mutable_adaptation()),
           SessionFlagGroup(&open_),
           KeepFlagGroup(&keep_),

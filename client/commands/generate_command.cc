@@ -26,7 +26,7 @@ std::vector<FlagGroup> GenerateCommand::Flags() {
        FieldFlag("logprobs", "with --json: alternatives to report beside each token", &generate_)}};
   for (Flag& flag : StopFlags(&generate_)) generation.flags.push_back(std::move(flag));
   return {generation,
-          SamplingFlagGroup(open_.mutable_sampling()),
+          SamplingFlagGroup(generate_.mutable_sampling()),
           AdaptationFlagGroup(open_.mutable_adaptation()),
           SessionFlagGroup(&open_),
           KeepFlagGroup(&keep_),

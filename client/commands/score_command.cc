@@ -25,7 +25,7 @@ std::vector<FlagGroup> ScoreCommand::Flags() {
                        &scoring_.max_tokens),
             SwitchFlag("chunk_report", "also write one line a chunk", &chunk_report_)}},
           continuation,
-          SamplingFlagGroup(open_.mutable_sampling()),
+          SamplingFlagGroup(generate_.mutable_sampling()),
           AdaptationFlagGroup(open_.mutable_adaptation()),
           SessionFlagGroup(&open_),
           KeepFlagGroup(&keep_),

@@ -1,5 +1,6 @@
 """Sessions that leave a server: with a snapshot of their own, or handed over when it drains."""
 
+import os
 import pathlib
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import grpc
 
 from harness import MODEL, PATIENCE_SECONDS, SERVER, Server, Stream, options_pb2, pb
 
+CLIENT = pathlib.Path(os.environ.get("MAYFLY", pathlib.Path(__file__).resolve().parents[2] / "build/bin/mayfly"))
 TEXT = (pathlib.Path(__file__).resolve().parents[2] / "docs/demo/the-lawton-girl.txt").read_text()
 # Some updates of 64 tokens, and a rest.
 BEFORE, AFTER = TEXT[:1200], TEXT[1200:1500]
@@ -77,6 +79,26 @@ class SnapshotsTest(unittest.TestCase):
         self.assertEqual(first.wait(), 0)
         self.assertEqual(self.resumed(second, resume_token=token), expected)
         self.assertNotEqual(self.cold(second), expected)
+
+    def mayfly(self, server, *arguments):
+        """Output of a client's command, which succeeds."""
+        done = subprocess.run([CLIENT, *arguments, f"--server={server.address}"], capture_output=True, text=True,
+                              timeout=PATIENCE_SECONDS, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+    def test_the_client_keeps_a_session_in_a_file_and_goes_on_from_it(self):
+        server = self.start()
+        (self.folder / "text").write_text(BEFORE)
+        generation = ("--max_tokens=16", "--ignore_eos", "--temperature=1", "--json")
+        self.mayfly(server, "score", f"{self.folder}/text", "--seed=5", f"--export_snapshot={self.folder}/kept",
+                    f"--export_peft={self.folder}/adapter")
+        self.assertEqual({path.name for path in (self.folder / "adapter").iterdir()},
+                         {"adapter_config.json", "adapter_model.safetensors"})
+        self.assertFalse(list(self.folder.glob("*.part")))
+        rest = self.mayfly(server, "generate", "--prompt= Then", f"--resume_from={self.folder}/kept", *generation)
+        self.assertIn('"type":"delta"', rest.replace(" ", ""))
+        self.assertEqual(server.metric('mayfly_resumes_total{outcome="ok"}'), 1)
 
     def test_a_key_file_that_cannot_be_used_is_named_before_the_model_is_loaded(self):
         (self.folder / "keys").write_text("not a key\n")

@@ -159,6 +159,10 @@ TEST(ConvertTest, WhatMovesASessionArrives) {
   EXPECT_EQ(open.resume_token, "x");
   EXPECT_EQ(open.label, "y");
   EXPECT_EQ(std::get<OpenCommand>(Command("open { snapshot_bytes: 9 }")).snapshot_bytes, 9u);
+  EXPECT_EQ(std::get<OpenCommand>(Command("open { resume_token: 'x' adaptation {} sampling {} }"))
+                .resume_token,
+            "x")
+      << "empty messages wish for nothing";
   EXPECT_EQ(std::get<RestoreCommand>(Command("restore { data: 'abc' }")).data, "abc");
   const auto to_export =
       std::get<ExportCommand>(Command("export { format: EXPORT_FORMAT_SNAPSHOT store: true }"));
@@ -176,7 +180,8 @@ TEST(ConvertTest, WhatCannotBeReadIsRefusedByName) {
       {"export {}", "PEFT or SNAPSHOT"},
       {"export { format: EXPORT_FORMAT_PEFT store: true }", "store is for snapshots"},
       {"open { resume_token: 'x' seed: 1 }", "none may be set but label"},
-      {"open { snapshot_bytes: 9 adaptation {} }", "none may be set but label"},
+      {"open { snapshot_bytes: 9 adaptation { rank: 4 } }", "none may be set but label"},
+      {"open { snapshot_bytes: 9 sampling { top_k: 4 } }", "none may be set but label"},
   };
   for (const auto& [request, message] : cases) {
     EXPECT_THAT(Refusal(request), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(message)));
