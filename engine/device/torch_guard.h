@@ -1,7 +1,8 @@
 #pragma once
 
 // The one place where libtorch's exceptions become statuses. Used where a model loads, around a
-// loop step, and around an update; nowhere else does tensor code catch.
+// turn of the loop and what can fail by itself within it, and around an update; nowhere else does
+// tensor code catch.
 
 #include <exception>
 #include <new>
