@@ -8,6 +8,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/client/scripted_service.h"
+#include "tests/support/temp_dir.h"
 
 namespace mayfly::cli {
 namespace {
@@ -178,6 +179,28 @@ TEST_F(CommandsTest, GenerateSendsItsFlags) {
                  "512", "--max_tokens", "9", "--stop", "a", "--stop", "b"},
                 script),
             0);
+}
+
+TEST_F(CommandsTest, ASessionThatGoesOnFromAFileBringsNoOptionsOfItsOwn) {
+  const TempDir dir;
+  dir.Write("snapshot", "sealed");
+  v1::SessionRequest open, restore;
+  EXPECT_EQ(Run({"generate", "--prompt", "Once", "--resume_from", dir / "snapshot"},
+                [&](ScriptedSession& session) {
+                  open = session.Next();
+                  restore = session.Next();
+                  session.SendTo(open.request_id(), "opened { session_id: 's1' resumed: true }");
+                  session.AcceptAppend();
+                  session.Next();
+                  session.Send(kGenerated);
+                  session.AcceptEnd();
+                  return grpc::Status::OK;
+                }),
+            0)
+      << err_.str();
+  EXPECT_FALSE(open.open().has_adaptation() || open.open().has_sampling());
+  EXPECT_EQ(open.open().snapshot_bytes(), 6u);
+  EXPECT_EQ(restore.restore().data(), "sealed");
 }
 
 TEST_F(CommandsTest, ARefusedSessionIsAFailure) {

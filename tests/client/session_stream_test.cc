@@ -41,6 +41,30 @@ TEST(SessionStreamTest, OpensAppendsGeneratesAndCloses) {
   EXPECT_TRUE(session->ended());
 }
 
+TEST(SessionStreamTest, ASnapshotIsSentInMessagesThatServersTake) {
+  // A server's default, max_message_bytes.
+  constexpr size_t kLargestMessage = 1 << 20;
+  const std::string snapshot(3 * kLargestMessage + 1, 's');
+  std::string restored;
+  ScriptedService service([&](ScriptedSession& session) {
+    const v1::SessionRequest open = session.Next();
+    EXPECT_EQ(open.open().snapshot_bytes(), snapshot.size());
+    while (restored.size() < open.open().snapshot_bytes()) {
+      const v1::SessionRequest part = session.Next();
+      EXPECT_LE(part.ByteSizeLong(), kLargestMessage);
+      if (!part.has_restore()) return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "no part");
+      restored += part.restore().data();
+    }
+    session.SendTo(open.request_id(), "opened { session_id: 's1' resumed: true }");
+    session.AcceptEnd();
+    return grpc::Status::OK;
+  });
+  const auto session = SessionStream::Open(service.Channel(), {}, {}, snapshot);
+  ASSERT_TRUE(session.ok()) << session.status();
+  EXPECT_EQ(restored, snapshot);
+  EXPECT_TRUE((*session)->Close().ok());
+}
+
 TEST(SessionStreamTest, AppendJoinsThePartsOfItsAnswer) {
   ScriptedService service([](ScriptedSession& session) {
     session.AcceptOpen();
