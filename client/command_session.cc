@@ -28,13 +28,6 @@ absl::Status Export(ResumingSession& session, v1::ExportFormat format, const std
   return files.Keep();
 }
 
-// Flags have made the messages that they set fields of, whether or not one was given.
-v1::Open WithoutEmptyOptions(v1::Open open) {
-  if (open.adaptation().ByteSizeLong() == 0) open.clear_adaptation();
-  if (open.sampling().ByteSizeLong() == 0) open.clear_sampling();
-  return open;
-}
-
 }  // namespace
 
 void UpdateCount::Add(const v1::Update& update) {
@@ -79,7 +72,7 @@ absl::StatusOr<std::unique_ptr<ResumingSession>> OpenSession(const OutputFlags& 
   const auto connect = [server]() -> absl::StatusOr<std::shared_ptr<grpc::ChannelInterface>> {
     return CreateChannel(server);
   };
-  auto session = ResumingSession::Open(connect, WithoutEmptyOptions(open), std::move(listeners),
+  auto session = ResumingSession::Open(connect, open, std::move(listeners),
                                        {.enabled = keep.resume}, snapshot);
   if (!session.ok()) return ExplainStatus(session.status(), server.address);
   return session;

@@ -198,7 +198,7 @@ TEST_F(CommandsTest, ASessionThatGoesOnFromAFileBringsNoOptionsOfItsOwn) {
                 }),
             0)
       << err_.str();
-  EXPECT_FALSE(open.open().has_adaptation() || open.open().has_sampling());
+  EXPECT_EQ(open.open().adaptation().ByteSizeLong() + open.open().sampling().ByteSizeLong(), 0u);
   EXPECT_EQ(open.open().snapshot_bytes(), 6u);
   EXPECT_EQ(restore.restore().data(), "sealed");
 }
