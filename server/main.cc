@@ -5,8 +5,10 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "engine/base/status_macros.h"
@@ -47,7 +49,10 @@ void QuietLibraries() {
 void ShortenSpins(char** argv) {
   if (getenv("GOMP_SPINCOUNT") != nullptr || getenv("OMP_WAIT_POLICY") != nullptr) return;
   setenv("GOMP_SPINCOUNT", "1000", /*overwrite=*/1);
-  execv("/proc/self/exe", argv);  // returns only where that fails, and then nothing has changed
+  // The program's own path, as the link would give the process its name: "exe".
+  std::error_code error;
+  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
+  execv(program.c_str(), argv);  // returns only where that fails, and then nothing has changed
 }
 
 void Announce(const Server& server) {

@@ -313,7 +313,7 @@ void Trainer::Step(const std::vector<Lesson*>& lessons) {
               lesson->job.state);
     CopySpans(lesson->spans, lesson->job.state.master, lesson->job.state.shadow);
     ++lesson->result.steps;
-    metrics_->trained_tokens.Increment(work.tokens.size());
+    metrics_->trained_tokens.Increment(static_cast<uint64_t>(done.label_tokens));
   }
 }
 

@@ -36,6 +36,10 @@ class RunningTest(unittest.TestCase):
         cls.server = start()
         cls.addClassCleanup(cls.server.kill)
 
+    def test_the_process_has_the_programs_name(self):
+        name = pathlib.Path(f"/proc/{self.server.process.pid}/comm").read_text()
+        self.assertEqual(name, "mayflyd\n")
+
     def test_probes(self):
         self.assertEqual(self.server.get("/healthz")[0], 200)
         self.assertEqual(self.server.get("/readyz")[0], 200)
