@@ -27,9 +27,10 @@ function(mayfly_binary name)
   target_link_libraries(${name} PRIVATE mayfly_flags ${arg_DEPS})
 endfunction()
 
-# mayfly_test(name SRCS a_test.cc ... DEPS ... LABEL unit|torch|gpu|e2e [TIMEOUT seconds])
+# mayfly_test(name SRCS a_test.cc ... DEPS ... LABEL unit|torch|gpu|e2e [TIMEOUT seconds] [ONE_THREAD])
+# ONE_THREAD: OpenMP has one, since tiny products gain nothing from more.
 function(mayfly_test name)
-  cmake_parse_arguments(arg "" "LABEL;TIMEOUT" "SRCS;DEPS" ${ARGN})
+  cmake_parse_arguments(arg "ONE_THREAD" "LABEL;TIMEOUT" "SRCS;DEPS" ${ARGN})
   add_executable(${name} ${arg_SRCS})
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   target_link_libraries(${name} PRIVATE mayfly_flags ${arg_DEPS} GTest::gmock GTest::gtest_main)
@@ -41,4 +42,22 @@ function(mayfly_test name)
   set_tests_properties(${name} PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT}
       # A sanitizer's allocator ends the process where the usual one fails, as tests want it to.
       ENVIRONMENT "GOMP_SPINCOUNT=1000;ASAN_OPTIONS=allocator_may_return_null=1")
+  if(arg_ONE_THREAD)
+    set_property(TEST ${name} APPEND PROPERTY ENVIRONMENT OMP_NUM_THREADS=1)
+  endif()
+endfunction()
+
+# mayfly_python_test(name SCRIPT a_test.py LABEL unit|e2e|deploy TIMEOUT seconds)
+# Runs in the folder of the script. One that drives the built programs finds them by MAYFLYD and MAYFLY.
+function(mayfly_python_test name)
+  cmake_parse_arguments(arg "" "SCRIPT;LABEL;TIMEOUT" "" ${ARGN})
+  add_test(NAME ${name}
+           COMMAND ${CMAKE_SOURCE_DIR}/.venv/bin/python ${arg_SCRIPT} -v
+           WORKING_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR})
+  set(environment PYTHONDONTWRITEBYTECODE=1)
+  if(TARGET mayflyd)
+    list(APPEND environment MAYFLYD=$<TARGET_FILE:mayflyd> MAYFLY=$<TARGET_FILE:mayfly>)
+  endif()
+  set_tests_properties(${name} PROPERTIES
+      LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT} ENVIRONMENT "${environment}")
 endfunction()
