@@ -67,14 +67,12 @@ absl::StatusOr<std::unique_ptr<ResumingSession>> OpenSession(const OutputFlags& 
   if (!keep.resume_from.empty()) {
     MAYFLY_ASSIGN_OR_RETURN(snapshot, ReadBytes(keep.resume_from));
   }
-  ChannelOptions server = flags.server;
-  server.address = ServerAddress(flags, env);
-  const auto connect = [server]() -> absl::StatusOr<std::shared_ptr<grpc::ChannelInterface>> {
-    return CreateChannel(server);
+  const auto connect = [flags, &env]() -> absl::StatusOr<std::shared_ptr<grpc::ChannelInterface>> {
+    return Connect(flags, env);
   };
   auto session = ResumingSession::Open(connect, open, std::move(listeners),
                                        {.enabled = keep.resume}, snapshot);
-  if (!session.ok()) return ExplainStatus(session.status(), server.address);
+  if (!session.ok()) return ExplainStatus(session.status(), ServerAddress(flags, env));
   return session;
 }
 

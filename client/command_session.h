@@ -38,7 +38,8 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(const OutputFlags& flags,
 // `status`, saying which server could not be used if that is what happened.
 absl::Status ExplainStatus(const absl::Status& status, absl::string_view address);
 
-// Fails before anything is learned where `keep` names a place that is taken.
+// Fails before anything is learned where `keep` names a place that is taken. `env` outlives the
+// session.
 absl::StatusOr<std::unique_ptr<ResumingSession>> OpenSession(const OutputFlags& flags,
                                                              const KeepFlags& keep,
                                                              const Environment& env,

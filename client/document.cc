@@ -12,6 +12,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
+#include "engine/base/utf8.h"
 
 namespace mayfly::cli {
 namespace {
@@ -19,8 +20,6 @@ namespace {
 std::string ReadAll(std::istream& in) {
   return std::string(std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>());
 }
-
-bool IsContinuation(char c) { return (static_cast<uint8_t>(c) & 0xC0) == 0x80; }
 
 bool StartsSpace(absl::string_view text, size_t i) {
   return absl::ascii_isspace(text[i]) && !absl::ascii_isspace(text[i - 1]);
@@ -34,7 +33,7 @@ size_t SequenceLength(absl::string_view text) {
   const size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
   if (lead < 0xC2 || lead > 0xF4 || text.size() < length) return 0;
   for (size_t i = 1; i < length; ++i) {
-    if (!IsContinuation(text[i])) return 0;
+    if (!IsUtf8Continuation(text[i])) return 0;
   }
   // Overlong forms, surrogates, and what lies above U+10FFFF.
   if (lead == 0xE0 && byte(1) < 0xA0) return 0;
@@ -93,7 +92,7 @@ absl::string_view FirstPiece(absl::string_view text, size_t max_bytes) {
     if (StartsSpace(text, i)) return text.substr(0, i);
   }
   size_t end = max_bytes;
-  while (end > 0 && IsContinuation(text[end])) --end;
+  while (end > 0 && IsUtf8Continuation(text[end])) --end;
   if (end > 0) return text.substr(0, end);
   return text.substr(0, SequenceLength(text));
 }

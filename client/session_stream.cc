@@ -27,6 +27,12 @@ absl::Status ToAbslStatus(const grpc::Status& status) {
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
 }
 
+void AddPart(const v1::Appended& part, v1::Appended* all) {
+  all->clear_nll();
+  all->clear_base_nll();
+  all->MergeFrom(part);
+}
+
 SessionStream::SessionStream(std::shared_ptr<grpc::ChannelInterface> channel, Listeners listeners)
     : stub_(v1::InferenceService::NewStub(std::move(channel))), listeners_(std::move(listeners)) {
   stream_ = stub_->Session(&context_);
@@ -67,10 +73,7 @@ absl::StatusOr<v1::Appended> SessionStream::Append(v1::Append append,
   v1::Appended all;
   MAYFLY_RETURN_IF_ERROR(Call(std::move(request), [&](const v1::SessionResponse& response) {
     if (on_progress) on_progress(response.appended());
-    // Counts and sums are of the append so far and replace each other; lists grow.
-    all.clear_nll();
-    all.clear_base_nll();
-    all.MergeFrom(response.appended());
+    AddPart(response.appended(), &all);
     return response.appended().done();
   }));
   return all;

@@ -35,6 +35,10 @@ namespace mayfly {
 // The same code and message.
 absl::Status ToAbslStatus(const grpc::Status& status);
 
+// Adds what the next part of an append's answer says to what the parts before it have said: counts
+// and sums are of the append so far and replace each other, lists grow.
+void AddPart(const v1::Appended& part, v1::Appended* all);
+
 class SessionStream {
  public:
   using ProgressCallback = std::function<void(const v1::Appended&)>;

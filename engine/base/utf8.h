@@ -12,6 +12,11 @@ inline constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";  // U+
 
 bool IsValidUtf8(std::string_view text);
 
+// Whether a character that began before goes on with this byte.
+constexpr bool IsUtf8Continuation(char byte) {
+  return (static_cast<unsigned char>(byte) & 0xC0) == 0x80;
+}
+
 // Length of the unfinished but so far valid character at the end of `bytes`; 0 to 3.
 size_t IncompleteUtf8Suffix(std::string_view bytes);
 

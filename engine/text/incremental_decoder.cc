@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstdint>
 #include <string_view>
 
 namespace mayfly {
@@ -12,7 +11,7 @@ namespace {
 constexpr size_t kContextTokens = 4;
 
 bool ContinuesCharacter(std::string_view bytes) {
-  return !bytes.empty() && (static_cast<uint8_t>(bytes.front()) & 0xC0) == 0x80;
+  return !bytes.empty() && IsUtf8Continuation(bytes.front());
 }
 
 }  // namespace
