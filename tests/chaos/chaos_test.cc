@@ -4,7 +4,6 @@
 // MAYFLY_CHAOS_SESSIONS and MAYFLY_CHAOS_SEED: how many, and which.
 
 #include <malloc.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -20,19 +19,14 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
-#include "gmock/gmock.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "grpcpp/create_channel.h"
 #include "gtest/gtest.h"
-#include "server/server.h"
-#include "server/snapshots/sealing_vault.h"
-#include "tests/chaos/chaos_engine.h"
+#include "server/process_stats.h"
+#include "tests/chaos/chaos_server.h"
 #include "tests/chaos/life.h"
 #include "tests/support/eventually.h"
-#include "tests/support/fake_clock.h"
-#include "tests/support/status_matchers.h"
-#include "tests/support/temp_dir.h"
+#include "tests/support/observations.h"
 
 namespace mayfly {
 namespace {
@@ -67,55 +61,30 @@ uint64_t OwnThreads() {
   return count;
 }
 
-uint64_t StatusField(absl::string_view name) {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    if (!absl::StartsWith(line, name)) continue;
-    const std::vector<std::string> words =
-        absl::StrSplit(line, absl::ByAnyChar(" \t:"), absl::SkipEmpty());
-    uint64_t value = 0;
-    if (absl::SimpleAtoi(words.at(1), &value)) return value;
-  }
-  return 0;
-}
-
-uint64_t Observations(const Histogram& histogram) {
-  uint64_t count = 0;
-  for (size_t i = 0; i <= histogram.bounds().size(); ++i) count += histogram.bucket(i);
-  return count;
-}
-
 // What the process holds.
 struct Holdings {
   uint64_t threads = 0;
   uint64_t descriptors = 0;
-  uint64_t resident_kb = 0;
+  uint64_t resident_bytes = 0;
 
   static Holdings Now() {
     malloc_trim(0);
-    const std::filesystem::directory_iterator descriptors("/proc/self/fd");
-    return {OwnThreads(),
-            static_cast<uint64_t>(std::distance(begin(descriptors), end(descriptors))),
-            StatusField("VmRSS")};
+    const ProcessStats stats = ReadProcessStats();
+    return {OwnThreads(), stats.open_fds, stats.resident_bytes};
   }
 };
 
-class ChaosTest : public testing::Test {
+class ChaosTest : public ChaosServerTest {
  protected:
-  ChaosTest() {
+  ChaosTest() : ChaosServerTest(kRows) {
     // As the daemon has it: one heap for all threads.
     mallopt(M_ARENA_MAX, 1);
-    dir_.Write("keys", std::string(64, '7') + "\n");
-    std::filesystem::create_directory(dir_ / "store");
-    Config config = ServerConfig();
-    vault_ = *SealingVault::Create(config.snapshots, &wall_clock_, &log_);
-    auto server = Server::Start(config, {.engine = &engine_->engine(),
-                                         .engine_metrics = &engine_->metrics(),
-                                         .clock = &clock_,
-                                         .logger = &log_,
-                                         .vault = vault_.get()});
-    EXPECT_THAT(server, IsOk());
-    server_ = *std::move(server);
+    Config config =
+        Configured(dir_ / "store", {"--max_generate_tokens=1000000", "--idle_timeout=30s",
+                                    "--slow_reader_timeout=20s", "--admission_wait=60s",
+                                    "--max_waiting_sessions=12"});
+    config.sessions.limits.outbox_events = 16;
+    Start(config);
     world_.address = server_->address();
     world_.channel = SmallWindowChannel();
     world_.legacy = &legacy_;
@@ -129,23 +98,6 @@ class ChaosTest : public testing::Test {
     }
     ticked_.notify_all();
     ticker_.join();
-    server_->Stop();
-    engine_.reset();
-    vault_.reset();
-  }
-
-  Config ServerConfig() const {
-    auto config = ParseConfig(
-        {"--model=/none", "--listen=127.0.0.1:0",
-         "--http_listen=", "--health_listen=", "--log_level=error", "--max_generate_tokens=1000000",
-         "--chunk_tokens=16", "--context_tokens=16", "--rank=4", "--idle_timeout=30s",
-         "--slow_reader_timeout=20s", "--admission_wait=60s", "--max_waiting_sessions=12",
-         absl::StrCat("--snapshot_key_file=", dir_ / "keys"),
-         absl::StrCat("--snapshot_store=", dir_ / "store")},
-        {});
-    EXPECT_THAT(config, IsOk());
-    config->sessions.limits.outbox_events = 16;
-    return *config;
   }
 
   // Its transport takes little ahead of its reader, so that who does not read is soon found out.
@@ -229,13 +181,6 @@ class ChaosTest : public testing::Test {
     EXPECT_TRUE(Serving());
   }
 
-  const Logger log_{LogLevel::kError, LogFormat::kText};
-  const SystemWallClock wall_clock_;
-  FakeClock clock_;
-  TempDir dir_;
-  std::unique_ptr<ChaosEngine> engine_ = CreateChaosEngine(kRows);
-  std::unique_ptr<SealingVault> vault_;
-  std::unique_ptr<Server> server_;
   Legacy legacy_;
   World world_;
   std::array<std::atomic<uint64_t>, kWaysOut> ways_ = {};
@@ -264,13 +209,14 @@ TEST_F(ChaosTest, NothingIsLeftOfSessionsHoweverTheyEnd) {
     after = Holdings::Now();
     return after.threads <= before.threads && after.descriptors <= before.descriptors;
   }));
-  EXPECT_LE(after.resident_kb, before.resident_kb * 1.02);
+  EXPECT_LE(after.resident_bytes, before.resident_bytes * 1.02);
   const SessionMetrics& metrics = server_->session_metrics();
   std::printf(
       "%lu streams, %lu opened, %lu of them resumed; threads %lu to %lu, descriptors %lu to %lu, "
       "resident %.1f to %.1f MB\n",
       Closed(), metrics.opened.value(), legacy_.resumed.load(), before.threads, after.threads,
-      before.descriptors, after.descriptors, before.resident_kb / 1e3, after.resident_kb / 1e3);
+      before.descriptors, after.descriptors, before.resident_bytes / 1e6,
+      after.resident_bytes / 1e6);
   for (size_t i = 0; i < metrics.closed.size(); ++i) {
     std::printf("  %s %lu\n", CloseReasonName(static_cast<CloseReason>(i)),
                 metrics.closed[i].value());

@@ -10,57 +10,31 @@
 #include "gmock/gmock.h"
 #include "grpcpp/create_channel.h"
 #include "gtest/gtest.h"
-#include "server/server.h"
-#include "server/snapshots/sealing_vault.h"
-#include "tests/chaos/chaos_engine.h"
+#include "tests/chaos/chaos_server.h"
 #include "tests/support/eventually.h"
-#include "tests/support/fake_clock.h"
 #include "tests/support/file_size_limit.h"
 #include "tests/support/in_process_server.h"
 #include "tests/support/redis_server.h"
-#include "tests/support/status_matchers.h"
-#include "tests/support/temp_dir.h"
 
 namespace mayfly {
 namespace {
 
-using ::testing::HasSubstr;
 using Event = v1::SessionResponse;
 
 constexpr int kRows = 2;
 constexpr char kExport[] = "request_id: 3 export { format: EXPORT_FORMAT_SNAPSHOT store: true }";
 
-class StoreFaultTest : public testing::Test {
+class StoreFaultTest : public ChaosServerTest {
  protected:
-  ~StoreFaultTest() override {
-    if (server_ != nullptr) server_->Stop();
-    engine_.reset();
-    vault_.reset();
-  }
+  StoreFaultTest() : ChaosServerTest(kRows) {}
 
-  void Start(const std::string& store) {
-    dir_.Write("keys", std::string(64, '7') + "\n");
-    const auto config = ParseConfig(
-        {"--model=/none", "--listen=127.0.0.1:0", "--http_listen=", "--health_listen=",
-         "--log_level=error", "--chunk_tokens=16", "--context_tokens=16", "--rank=4",
-         absl::StrCat("--snapshot_key_file=", dir_ / "keys"), "--snapshot_store=" + store},
-        {});
-    ASSERT_THAT(config, IsOk());
-    auto vault = SealingVault::Create(config->snapshots, &wall_clock_, &log_);
-    ASSERT_THAT(vault, IsOk());
-    vault_ = *std::move(vault);
-    auto server = Server::Start(*config, {.engine = &engine_->engine(),
-                                          .engine_metrics = &engine_->metrics(),
-                                          .clock = &clock_,
-                                          .logger = &log_,
-                                          .vault = vault_.get()});
-    ASSERT_THAT(server, IsOk());
-    server_ = *std::move(server);
+  void StartWith(const std::string& store) {
+    Start(Configured(store, {}));
     channel_ = grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials());
   }
   void StartOnRedis() {
     ASSERT_TRUE(redis_.Start());
-    Start("redis+unix://" + redis_.address().socket_path);
+    StartWith("redis+unix://" + redis_.address().socket_path);
   }
 
   // A session that has learned a chunk.
@@ -115,14 +89,7 @@ class StoreFaultTest : public testing::Test {
     ExpectNothingLeft();
   }
 
-  const Logger log_{LogLevel::kError, LogFormat::kText};
-  const SystemWallClock wall_clock_;
-  FakeClock clock_;
-  TempDir dir_;
   RedisServer redis_;
-  std::unique_ptr<ChaosEngine> engine_ = CreateChaosEngine(kRows);
-  std::unique_ptr<SealingVault> vault_;
-  std::unique_ptr<Server> server_;
   std::shared_ptr<grpc::Channel> channel_;
 };
 
@@ -166,7 +133,7 @@ class FullDiskTest : public StoreFaultTest {
   // Less than the smallest snapshot.
   static constexpr rlim_t kFull = 100;
 
-  void SetUp() override { Start(dir_ / "store"); }
+  void SetUp() override { StartWith(dir_ / "store"); }
   bool StoreIsEmpty() const { return std::filesystem::is_empty(dir_ / "store"); }
 };
 

@@ -4,7 +4,6 @@ no token is lost or repeated, and each adapter goes on: what clients get is what
 
 import contextlib
 import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -18,9 +17,8 @@ from envoy_test import answers, start_envoy
 from support import ROOT, eventually, tool
 
 sys.path.insert(0, str(ROOT / "tests/e2e"))
-from harness import PATIENCE_SECONDS, Server  # noqa: E402
+from harness import CLIENT, PATIENCE_SECONDS, Server  # noqa: E402
 
-CLIENT = pathlib.Path(os.environ.get("MAYFLY", ROOT / "build/bin/mayfly"))
 BOOK = ROOT / "docs/demo/the-lawton-girl.txt"
 CLIENTS = 3
 TOKENS = 500

@@ -18,6 +18,7 @@ from grpc_tools import protoc
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SERVER = pathlib.Path(os.environ.get("MAYFLYD", ROOT / "build/bin/mayflyd"))
+CLIENT = pathlib.Path(os.environ.get("MAYFLY", ROOT / "build/bin/mayfly"))
 MODEL = pathlib.Path(os.environ.get("MAYFLY_E2E_MODEL", ROOT / "models/smollm2-135m-instruct"))
 
 # Far longer than anything here takes; a test that meets it has failed.
@@ -180,6 +181,16 @@ class Stream:
             assert response.request_id == request_id
             if response.appended.done:
                 return response.appended
+
+    def export(self, **fields):
+        """Exports; returns the files by name."""
+        self.send(export=pb.Export(**fields))
+        files = {}
+        while True:
+            part = self.next("exported").exported
+            files[part.file] = files.get(part.file, b"") + part.data
+            if part.done:
+                return files
 
     def generate(self, **fields):
         """Generates; returns the text, its tokens and the last event."""

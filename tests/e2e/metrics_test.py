@@ -35,9 +35,7 @@ def live(server, seed, seen):
             _, tokens, generated = stream.generate(max_tokens=choose.randint(1, 12), ignore_eos=True)
             seen.add(appends=1, generations=1, generated=len(tokens), gaps=len(tokens) - 1)
             assert generated.usage.generated_tokens == len(tokens)
-        stream.send(export=pb.Export(format=pb.EXPORT_FORMAT_PEFT))
-        while not stream.next("exported").exported.done:
-            pass
+        stream.export(format=pb.EXPORT_FORMAT_PEFT)
         stream.half_close()
         events = stream.rest()
         closed = events[-1].closed

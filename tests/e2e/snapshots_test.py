@@ -1,6 +1,5 @@
 """Sessions that leave a server: with a snapshot of their own, or handed over when it drains."""
 
-import os
 import pathlib
 import signal
 import subprocess
@@ -9,10 +8,9 @@ import unittest
 
 import grpc
 
-from harness import MODEL, PATIENCE_SECONDS, SERVER, Server, Stream, options_pb2, pb
+from harness import CLIENT, MODEL, PATIENCE_SECONDS, ROOT, SERVER, Server, Stream, options_pb2, pb
 
-CLIENT = pathlib.Path(os.environ.get("MAYFLY", pathlib.Path(__file__).resolve().parents[2] / "build/bin/mayfly"))
-TEXT = (pathlib.Path(__file__).resolve().parents[2] / "docs/demo/the-lawton-girl.txt").read_text()
+TEXT = (ROOT / "docs/demo/the-lawton-girl.txt").read_text()
 # Some updates of 64 tokens, and a rest.
 BEFORE, AFTER = TEXT[:1200], TEXT[1200:1500]
 ADAPTATION = options_pb2.AdaptationOptions(mode=options_pb2.MODE_CASCADED)

@@ -9,11 +9,9 @@ Scenarios, reports and pages with plots are left in .cache/load.
 """
 
 import argparse
-import contextlib
 import datetime
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tests/bench"))
 import run as bench  # noqa: E402
-from measurements import BIN, MODEL, THREADS  # noqa: E402
+from measurements import BIN, THREADS  # noqa: E402
+from served import server  # noqa: E402
 
 PAGE = ROOT / "docs/load.md"
 TEMPLATE = ROOT / "tests/load/page_template.md"
@@ -75,23 +74,6 @@ def scenario(arrivals, options, seconds):
     }
 
 
-@contextlib.contextmanager
-def server():
-    """The real server on ports of its own choice; gives its address and that of its metrics."""
-    command = [BIN / "mayflyd", "--model", MODEL, "--listen", "127.0.0.1:0", "--http_listen", "127.0.0.1:0"]
-    command += ["--slots", ROWS, "--max_rank", 16, "--window_tokens", WINDOW, "--threads", THREADS]
-    command += ["--log_level", "warning"]
-    process = subprocess.Popen([str(part) for part in command], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        addresses = re.findall(r"127\.0\.0\.1:\d+", process.stdout.readline())
-        if len(addresses) != 2:
-            sys.exit("measure.py: the server did not start")
-        yield addresses
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def measure(name, asked, addresses, *flags):
     """The report of mayfly_load on this scenario."""
     stem = LEFT / name
@@ -109,7 +91,7 @@ def measure(name, asked, addresses, *flags):
 def measure_all(seconds, trials, mode):
     """{"points": [(sessions, learning, run)], "receipts": run, "capacity": {learning: report}}"""
     LEFT.mkdir(parents=True, exist_ok=True)
-    with server() as addresses:
+    with server("--slots", ROWS, "--window_tokens", WINDOW) as (_, *addresses):
 
         def closed(name, sessions, options):
             asked = scenario({"sessions": sessions}, options, seconds)

@@ -25,7 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tests/bench"))
 import run as bench  # noqa: E402
-from measurements import BIN, MODEL, THREADS  # noqa: E402
+from measurements import BIN, THREADS  # noqa: E402
+from served import server  # noqa: E402
 
 PAGE = ROOT / "docs/reliability.md"
 TEMPLATE = ROOT / "tests/load/soak_template.md"
@@ -158,25 +159,6 @@ def forget():
 # ---- the run -----------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def server():
-    """The real server on ports of its own choice; gives its process, its address and that of its metrics."""
-    (LEFT / "keys").write_text(KEY + "\n")
-    command = [BIN / "mayflyd", "--model", MODEL, "--listen", "127.0.0.1:0", "--http_listen", "127.0.0.1:0"]
-    command += ["--slots", ROWS, "--max_rank", 16, "--window_tokens", WINDOW, "--threads", THREADS]
-    command += ["--chunk_tokens", CHUNK, "--context_tokens", CHUNK]
-    command += ["--snapshot_key_file", LEFT / "keys", "--log_level", "warning"]
-    process = subprocess.Popen([str(part) for part in command], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        addresses = re.findall(r"127\.0\.0\.1:\d+", process.stdout.readline())
-        if len(addresses) != 2:
-            sys.exit("soak.py: the server did not start")
-        yield process, *addresses
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def write_scenario(minutes):
     text = "\n".join(line for line in SCENARIO.read_text().splitlines() if not line.lstrip().startswith("//"))
     asked = json.loads(text)
@@ -198,7 +180,9 @@ def soak(minutes):
     """{"samples": under load, "rest": once nobody is left, "report": mayfly_load's, "exports", "failures"}"""
     LEFT.mkdir(parents=True, exist_ok=True)
     write_scenario(minutes)
-    with server() as (process, address, http):
+    (LEFT / "keys").write_text(KEY + "\n")
+    flags = ("--slots", ROWS, "--window_tokens", WINDOW, "--chunk_tokens", CHUNK, "--context_tokens", CHUNK)
+    with server(*flags, "--snapshot_key_file", LEFT / "keys") as (process, address, http):
         sampler, exporter = Sampler(http, process.pid), Exporter(address)
         sampler.sample()
         sampler.start()

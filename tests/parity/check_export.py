@@ -37,13 +37,7 @@ def of_the_server(folder):
                 rank=16, chunk_tokens=128, context_tokens=64, learning_rate=1e-3, mode=options_pb2.MODE_CASCADED,
                 kv_policy=options_pb2.KV_POLICY_REFRESH), seed=3)
             stream.append(learned)
-            stream.send(export=pb.Export(format=pb.EXPORT_FORMAT_PEFT))
-            files = {}
-            while True:
-                exported = stream.next("exported").exported
-                files[exported.file] = files.get(exported.file, b"") + exported.data
-                if exported.done:
-                    break
+            files = stream.export(format=pb.EXPORT_FORMAT_PEFT)
             # The chunk that is begun would be learned once it is complete.
             stream.send(adapt=pb.Adapt(action=pb.ADAPT_ACTION_PAUSE))
             stream.send(append=pb.Append(text=scored, learn=False, token_logprobs=True))

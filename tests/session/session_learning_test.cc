@@ -6,6 +6,7 @@
 
 #include "session/session.h"
 #include "tests/session/session_fixture.h"
+#include "tests/support/observations.h"
 
 namespace mayfly {
 namespace {
@@ -512,14 +513,9 @@ TEST_F(SessionLearningTest, TheGapAroundAnUpdateCountsAsTraining) {
   client.Append("ab");
   client.Generate(10);
   Run(client);
-  const auto count = [](const Histogram& histogram) {
-    uint64_t sum = 0;
-    for (size_t i = 0; i <= histogram.bounds().size(); ++i) sum += histogram.bucket(i);
-    return sum;
-  };
-  EXPECT_EQ(count(metrics_.time_to_first_token_seconds), 1u);
-  EXPECT_EQ(count(metrics_.inter_token_seconds_training), 1u);
-  EXPECT_EQ(count(metrics_.inter_token_seconds_idle), 8u);
+  EXPECT_EQ(Observations(metrics_.time_to_first_token_seconds), 1u);
+  EXPECT_EQ(Observations(metrics_.inter_token_seconds_training), 1u);
+  EXPECT_EQ(Observations(metrics_.inter_token_seconds_idle), 8u);
 }
 
 }  // namespace

@@ -9,16 +9,11 @@
 #include <ctime>
 #include <memory>
 
+#include "server/secrets/freed.h"
+
 namespace mayfly {
 namespace {
 
-template <auto free>
-struct Freed {
-  template <typename Object>
-  void operator()(Object* object) const {
-    free(object);
-  }
-};
 using Bio = std::unique_ptr<BIO, Freed<BIO_free>>;
 using Certificate = std::unique_ptr<X509, Freed<X509_free>>;
 using Key = std::unique_ptr<EVP_PKEY, Freed<EVP_PKEY_free>>;
