@@ -19,9 +19,11 @@ ResumeOptions Completed(ResumeOptions options) {
   return options;
 }
 
-// Another replica, or the same one a little later, may well take the session.
+// Another replica, or the same one a little later, may well take the session. A server that shuts
+// down answers streams that reach it just then with CANCELLED.
 bool IsWorthAnotherAttempt(const absl::Status& status) {
-  return absl::IsUnavailable(status) || absl::IsResourceExhausted(status);
+  return absl::IsUnavailable(status) || absl::IsResourceExhausted(status) ||
+         absl::IsCancelled(status);
 }
 
 // What the answers to the parts of one append say together.
@@ -32,13 +34,7 @@ class AppendedSoFar {
     part->set_scored_tokens(part->scored_tokens() + before_.scored_tokens());
     if (before_.has_nll()) part->set_nll(part->nll() + before_.nll());
     if (before_.has_base_nll()) part->set_base_nll(part->base_nll() + before_.base_nll());
-    const auto logprobs = std::move(*all_.mutable_token_logprobs());
-    const auto base_logprobs = std::move(*all_.mutable_base_token_logprobs());
-    all_ = *part;
-    *all_.mutable_token_logprobs() = logprobs;
-    *all_.mutable_base_token_logprobs() = base_logprobs;
-    all_.mutable_token_logprobs()->MergeFrom(part->token_logprobs());
-    all_.mutable_base_token_logprobs()->MergeFrom(part->base_token_logprobs());
+    AddPart(*part, &all_);
   }
   // The session has moved: what comes now counts from here.
   void Move() {

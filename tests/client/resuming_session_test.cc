@@ -214,6 +214,27 @@ TEST_F(ResumingSessionTest, ItWaitsLongerEachTimeAndNeverAsLongAsAnother) {
   EXPECT_THAT(session->Close(), IsOk());
 }
 
+TEST_F(ResumingSessionTest, AServerThatShutsDownIsAskedAgain) {
+  const auto session = Open({[](ScriptedSession& there) {
+                               there.AcceptOpen();
+                               there.Next();
+                               return HandOver(there);
+                             },
+                             [](ScriptedSession& there) {
+                               there.Next();
+                               return grpc::Status(grpc::StatusCode::CANCELLED, "CANCELLED");
+                             },
+                             [](ScriptedSession& there) {
+                               AcceptResume(there);
+                               there.AcceptAppend();
+                               there.AcceptEnd();
+                               return grpc::Status::OK;
+                             }});
+  EXPECT_THAT(session->AppendText("one"), IsOk());
+  EXPECT_THAT(waits_, SizeIs(1));
+  EXPECT_THAT(session->Close(), IsOk());
+}
+
 TEST_F(ResumingSessionTest, ItGivesUpWithTheReason) {
   std::vector<Script> scripts = {[](ScriptedSession& there) {
     there.AcceptOpen();
