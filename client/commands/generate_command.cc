@@ -60,7 +60,7 @@ absl::Status GenerateCommand::Run(Environment& env) {
                           WriteGeneration(*session, generate_, env, output_.json));
   MAYFLY_RETURN_IF_ERROR(KeepSession(*session, keep_));
   session->Close().status().IgnoreError();
-  WriteSummary(generated, env);
+  WriteSummary(*session, generated, env);
   return scope.interrupted() ? absl::CancelledError("interrupted") : absl::OkStatus();
 }
 
@@ -75,10 +75,12 @@ void GenerateCommand::WriteUpdate(const v1::Update& update, Environment& env) {
   if (output_.json) WriteJsonLine(env.out, "update", ToJson(update));
 }
 
-void GenerateCommand::WriteSummary(const v1::Generated& generated, Environment& env) const {
+void GenerateCommand::WriteSummary(const ResumingSession& session, const v1::Generated& generated,
+                                   Environment& env) const {
   if (output_.json) {
-    WriteJsonLine(env.out, "summary", GenerationJson(generated, updates_));
-    return;
+    Json summary = GenerationJson(generated, updates_);
+    summary["moves"] = session.moves();
+    return WriteJsonLine(env.out, "summary", summary);
   }
   if (env.out_is_terminal) env.out << std::endl;
   if (env.err_is_terminal) {

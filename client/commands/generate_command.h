@@ -22,7 +22,8 @@ class GenerateCommand final : public Command {
  private:
   absl::StatusOr<std::string> Prompt(Environment& env) const;
   void WriteUpdate(const v1::Update& update, Environment& env);
-  void WriteSummary(const v1::Generated& generated, Environment& env) const;
+  void WriteSummary(const ResumingSession& session, const v1::Generated& generated,
+                    Environment& env) const;
 
   std::string prompt_;
   std::string file_;

@@ -158,6 +158,7 @@ TEST_F(CommandsTest, GenerateAsJsonIsOneObjectALine) {
   EXPECT_EQ(lines[3]["finish_reason"], "length");
   EXPECT_EQ(lines[3]["usage"]["generated_tokens"], 2);
   EXPECT_EQ(lines[3]["applied"], 1);
+  EXPECT_EQ(lines[3]["moves"], 0);
 }
 
 TEST_F(CommandsTest, GenerateSendsItsFlags) {
